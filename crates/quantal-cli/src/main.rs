@@ -1,0 +1,2 @@
+//! The `quantal` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Samples: images, arrays, text, and how they become model inputs.

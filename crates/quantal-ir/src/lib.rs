@@ -1,0 +1,1 @@
+//! The graph: imports, infers, rewrites and exports ONNX models; never runs them.

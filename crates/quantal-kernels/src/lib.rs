@@ -1,0 +1,1 @@
+//! The machine: integer and float kernels for each instruction set, bit-identical.

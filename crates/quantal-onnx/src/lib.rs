@@ -1,0 +1,1 @@
+//! The ONNX file format: reads and writes, understands no operator.

@@ -1,0 +1,1 @@
+//! Deciding: observers, calibration and post-training quantization.

@@ -1,0 +1,1 @@
+//! Running: compiles a float or QDQ graph into a program of steps.

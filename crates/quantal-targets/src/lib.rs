@@ -1,0 +1,1 @@
+//! Other people's runtimes: which values may be integers, and where.

@@ -1,0 +1,149 @@
+//! The arithmetic of quantization, defined once. Normative: kernels, simulation and export agree with this file bit
+//! for bit, or they are wrong.
+//!
+//! A real number `x` is held as an integer `q` with a `scale` s > 0 and a `zero_point` z, so that real 0 is exact:
+//!
+//! ```text
+//! (1) quantize      q = clamp(rne(x / s) + z, qmin, qmax)
+//! (2) dequantize    x = s · (q − z)
+//! (3) requantize    y = clamp(rne(f32(acc) · m) + z_y, qmin, qmax),   m = (s_x · s_w) / s_y
+//! (4) add           y = clamp(rne((a − z_a) · m_a + (b − z_b) · m_b) + z_y),   m_a = s_a / s_y,  m_b = s_b / s_y
+//! (5) mean          as (3), acc = Σ (x − z_x) over n elements,   m = s_x / (s_y · n)
+//! (6) table         y = quantize(f32(f(f64(dequantize(q))))) for each of the 256 codes q
+//! (7) range         asymmetric: s = (max − min) / (qmax − qmin), z = clamp(rne(qmin − min / s));
+//!                   symmetric: s = 2·max(|min|, |max|) / (qmax − qmin), z = the middle code
+//! ```
+//!
+//! `rne` rounds half to even. Every operation is one IEEE-754 f32 operation, in the order written: `x / s` is a true
+//! division (ONNX says so; multiplying by 1/s differs at half-way points), products are never contracted into a fused
+//! multiply-add, and clamping happens in float, before the conversion to integer. So every machine gives the same bits.
+//! The accumulator is a 32-bit integer and never saturates on the way. Each range is first widened to hold zero.
+//!
+//! Degenerate cases, in words: NaN quantizes to the zero point and ±Inf to the nearer end. A range whose scale would
+//! lie below the smallest normal f32 (an all-zero channel, a constant zero tensor, denormals) gets scale 1 and zero
+//! point 0. A range with a NaN or infinite end has no parameters: [`range_to_qparams`] gives `None`.
+
+/// Equation (1): one real number to an integer code in `[qmin, qmax]`.
+#[inline]
+pub fn quantize(x: f32, scale: f32, zero_point: i32, qmin: i32, qmax: i32) -> i32 {
+    // `as` saturates and takes NaN to 0, hence to the zero point.
+    let code = i64::from((x / scale).round_ties_even() as i32) + i64::from(zero_point);
+    code.clamp(i64::from(qmin), i64::from(qmax)) as i32
+}
+
+/// Equation (2): one code back to the real number that it stands for.
+#[inline]
+pub fn dequantize(q: i32, scale: f32, zero_point: i32) -> f32 {
+    scale * q.wrapping_sub(zero_point) as f32
+}
+
+/// The multiplier of equation (3), in this order of operations.
+#[inline]
+pub fn multiplier(scale_x: f32, scale_w: f32, scale_y: f32) -> f32 {
+    scale_x * scale_w / scale_y
+}
+
+/// Equation (3): an accumulator to a code. `multiplier` must be finite.
+#[inline]
+pub fn requantize(acc: i32, multiplier: f32, zero_point: i32, qmin: i32, qmax: i32) -> i32 {
+    round_to_code(acc as f32 * multiplier, zero_point, qmin, qmax)
+}
+
+/// Equation (4): the sum of two codes of different scales. Subtraction is addition with `-m_b`.
+#[inline]
+pub fn add(a: i32, m_a: f32, b: i32, m_b: f32, zero_point: i32, qmin: i32, qmax: i32) -> i32 {
+    round_to_code(a as f32 * m_a + b as f32 * m_b, zero_point, qmin, qmax)
+}
+
+/// The multiplier of equation (5) for a mean over `count` elements.
+#[inline]
+pub fn mean_multiplier(scale_x: f32, scale_y: f32, count: usize) -> f32 {
+    scale_x / (scale_y * count as f32)
+}
+
+/// The common end of (3) and (4): round half to even, clamp in float, then move by the zero point.
+#[inline]
+pub fn round_to_code(value: f32, zero_point: i32, qmin: i32, qmax: i32) -> i32 {
+    value.round_ties_even().clamp((qmin - zero_point) as f32, (qmax - zero_point) as f32) as i32 + zero_point
+}
+
+/// Equation (6): the table of a unary function on 8-bit codes, indexed by the input's byte. `signed_in` says whether
+/// that byte is a two's complement code; the entries are the output's codes as bytes.
+pub fn table(f: impl Fn(f64) -> f64, input: Affine, output: Affine) -> [u8; 256] {
+    std::array::from_fn(|byte| {
+        let code = if input.qmin < 0 { i32::from(byte as u8 as i8) } else { byte as i32 };
+        let y = f(f64::from(dequantize(code, input.scale, input.zero_point))) as f32;
+        quantize(y, output.scale, output.zero_point, output.qmin, output.qmax) as u8
+    })
+}
+
+/// Scale, zero point and code range of one per-tensor quantized value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Affine {
+    /// Size of one step, > 0.
+    pub scale: f32,
+    /// The code of real 0.
+    pub zero_point: i32,
+    /// Smallest code.
+    pub qmin: i32,
+    /// Largest code.
+    pub qmax: i32,
+}
+
+/// Equation (7): the parameters for values in `[min, max]`, or `None` if an end is NaN or infinite.
+pub fn range_to_qparams(min: f32, max: f32, qmin: i32, qmax: i32, symmetric: bool) -> Option<(f32, i32)> {
+    if !min.is_finite() || !max.is_finite() {
+        return None;
+    }
+    let (min, max) = (f64::from(min).min(0.0), f64::from(max).max(0.0));
+    let levels = f64::from(qmax - qmin);
+    let scale = if symmetric { 2.0 * max.max(-min) / levels } else { (max - min) / levels };
+    if scale < f64::from(f32::MIN_POSITIVE) {
+        return Some((1.0, 0));
+    }
+    let zero_point = if symmetric { f64::from(qmin + qmax) / 2.0 } else { f64::from(qmin) - min / scale };
+    let zero_point = zero_point.round_ties_even().clamp(f64::from(qmin), f64::from(qmax)) as i32;
+    Some((scale as f32, zero_point))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantize_rounds_half_to_even_and_saturates() {
+        let q = |x| quantize(x, 0.5, 0, -128, 127);
+        assert_eq!([0.25, 0.75, 1.25, -0.25, -0.75].map(q), [0, 2, 2, 0, -2]);
+        assert_eq!([1e9, -1e9, f32::INFINITY, f32::NEG_INFINITY].map(q), [127, -128, 127, -128]);
+        assert_eq!(quantize(f32::NAN, 0.5, 7, -128, 127), 7);
+    }
+
+    #[test]
+    fn quantize_divides_rather_than_multiplying_by_the_reciprocal() {
+        // 0.15 / 0.1 rounds to 1.5 in f32, and 0.15 · (1 / 0.1) too, but 0.35 / 0.1 is 3.5 where the product is 3.4999998.
+        let (x, s) = (0.05_f32 * 9.0, 0.1_f32);
+        assert_eq!(quantize(x, s, 0, -128, 127), (x / s).round_ties_even() as i32);
+    }
+
+    #[test]
+    fn requantize_clamps_before_it_converts() {
+        assert_eq!(requantize(i32::MAX, 1e30, 3, 0, 255), 255);
+        assert_eq!(requantize(i32::MIN, 1e30, 3, 0, 255), 0);
+        assert_eq!([1, 3, 5, -1, -3].map(|a| requantize(a, 0.5, 10, 0, 255)), [10, 12, 12, 10, 8]);
+    }
+
+    #[test]
+    fn degenerate_ranges_get_scale_one() {
+        assert_eq!(range_to_qparams(0.0, 0.0, 0, 255, false), Some((1.0, 0)));
+        assert_eq!(range_to_qparams(-1e-45, 1e-45, -127, 127, true), Some((1.0, 0)));
+        assert_eq!(range_to_qparams(f32::NAN, 1.0, 0, 255, false), None);
+        assert_eq!(range_to_qparams(0.0, f32::INFINITY, 0, 255, false), None);
+    }
+
+    #[test]
+    fn ranges_always_hold_zero() {
+        assert_eq!(range_to_qparams(2.0, 5.1, 0, 255, false), Some(((5.1_f32 as f64 / 255.0) as f32, 0)));
+        let (s, z) = range_to_qparams(-3.0, -1.0, 0, 255, false).unwrap();
+        assert_eq!((s, z), ((3.0_f64 / 255.0) as f32, 255));
+    }
+}

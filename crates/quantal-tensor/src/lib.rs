@@ -1,0 +1,17 @@
+//! The numbers: data types, tensors, and the normative quantization arithmetic.
+//!
+//! This crate knows no graph and no file format. [`arith`] defines what quantization *means*; every kernel, the
+//! simulator and the writer of models cite its equations.
+#![deny(unsafe_code)]
+
+pub mod arith;
+pub mod bytes;
+pub mod dtype;
+pub mod scheme;
+pub mod stats;
+pub mod tensor;
+
+pub use bytes::{Bytes, OutOfMemory};
+pub use dtype::DType;
+pub use scheme::{Granularity, QParams, Scheme, Storage};
+pub use tensor::{Element, Tensor, TensorError};

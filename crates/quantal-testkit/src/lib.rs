@@ -1,0 +1,1 @@
+//! Development only: graph builders, seeded data, bit-exact assertions.
