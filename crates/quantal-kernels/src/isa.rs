@@ -1,0 +1,108 @@
+//! Which instruction set to use: detected, and capped by `QUANTAL_ISA`.
+
+use std::fmt;
+
+/// Classes of instruction sets that have kernels of their own, each holding all that those before it on the same
+/// architecture can do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub enum Level {
+    /// Plain Rust: the reference, and the fallback on any CPU.
+    Portable,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-VNNI: `vpdpbusd` on 256-bit registers.
+    AvxVnni,
+    /// AVX-512 F, BW, VL and VNNI: `vpdpbusd` on 512-bit registers.
+    Avx512Vnni,
+}
+
+impl Level {
+    const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni];
+
+    /// The name that `QUANTAL_ISA` takes and reports print.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::AvxVnni => "avxvnni",
+            Self::Avx512Vnni => "avx512vnni",
+        }
+    }
+
+    fn supported(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
+            match self {
+                Self::Portable => true,
+                Self::Avx2 => avx2,
+                Self::AvxVnni => avx2 && std::is_x86_feature_detected!("avxvnni"),
+                Self::Avx512Vnni => {
+                    avx2 && std::is_x86_feature_detected!("avx512f")
+                        && std::is_x86_feature_detected!("avx512bw")
+                        && std::is_x86_feature_detected!("avx512vl")
+                        && std::is_x86_feature_detected!("avx512vnni")
+                }
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Self::Portable
+        }
+    }
+}
+
+/// A level that this CPU has: proof that its kernels may run. Made by detection alone.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct Isa(Level);
+
+/// `QUANTAL_ISA` holds a name that no level has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("QUANTAL_ISA is `{0}`; it can be one of portable, avx2, avxvnni, avx512vnni")]
+pub struct UnknownIsa(String);
+
+impl Isa {
+    /// The portable level, which every CPU has.
+    pub const PORTABLE: Self = Self(Level::Portable);
+
+    /// The best level of this CPU that is not above the cap in the environment variable `QUANTAL_ISA`.
+    pub fn detect() -> Result<Self, UnknownIsa> {
+        let cap = match std::env::var_os("QUANTAL_ISA") {
+            None => Level::Avx512Vnni,
+            Some(name) => {
+                let name = name.to_string_lossy();
+                let known = Level::ALL.into_iter().find(|l| l.name() == name);
+                known.ok_or_else(|| UnknownIsa(name.escape_debug().to_string()))?
+            }
+        };
+        Ok(Self::available().into_iter().rfind(|isa| isa.0 <= cap).unwrap_or(Self::PORTABLE))
+    }
+
+    /// Every level that this CPU has, lowest first: what tests walk.
+    pub fn available() -> Vec<Self> {
+        Level::ALL.into_iter().filter(|l| l.supported()).map(Self).collect()
+    }
+
+    /// The level.
+    pub fn level(self) -> Level {
+        self.0
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn portable_is_always_there_and_levels_rise() {
+        let all = Isa::available();
+        assert_eq!(all[0], Isa::PORTABLE);
+        assert!(all.is_sorted());
+    }
+}
