@@ -5,8 +5,10 @@
 //! bounds are asserted once at that edge, and raw pointers are used only behind it.
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks, clippy::missing_safety_doc)]
 
+pub mod geometry;
 pub mod isa;
 pub mod threads;
 
+pub use geometry::ConvGeometry;
 pub use isa::{Isa, Level};
 pub use threads::Threads;
