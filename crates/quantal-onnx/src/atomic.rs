@@ -14,22 +14,39 @@ pub fn save_atomic(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 /// Puts what `write` writes at `path`. It goes to a hidden file in the same folder, to the disk, and only then takes
 /// the name: whoever looks at `path` sees the old file or all of the new one. After an error the hidden file is gone.
 pub fn save_atomic_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
-    let fail = |e: io::Error| Error::write(path, &e);
-    // Renaming over a device or a pipe would replace it by a file.
-    if path.metadata().is_ok_and(|meta| !meta.is_file()) {
-        return Err(fail(io::Error::other("it exists and is not a regular file")));
+    Pending::write(path, write)?.commit()
+}
+
+/// A whole new file that does not have its name yet. Dropped without [`Pending::commit`], it leaves no trace.
+pub(crate) struct Pending<'a> {
+    target: &'a Path,
+    temp: Temp,
+}
+
+impl<'a> Pending<'a> {
+    pub(crate) fn write(target: &'a Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Self, Error> {
+        let fail = |e: io::Error| Error::write(target, &e);
+        // Renaming over a device or a pipe would replace it by a file.
+        if target.metadata().is_ok_and(|meta| !meta.is_file()) {
+            return Err(fail(io::Error::other("it exists and is not a regular file")));
+        }
+        let temp = Temp::create(target).map_err(fail)?;
+        let mut out = BufWriter::with_capacity(1 << 16, &temp.file);
+        write(&mut out).and_then(|()| out.flush()).map_err(fail)?;
+        drop(out);
+        temp.file.sync_all().map_err(fail)?;
+        Ok(Self { target, temp })
     }
-    let temp = Temp::create(path).map_err(fail)?;
-    let mut out = BufWriter::with_capacity(1 << 16, &temp.file);
-    write(&mut out).and_then(|()| out.flush()).map_err(fail)?;
-    drop(out);
-    temp.file.sync_all().map_err(fail)?;
-    std::fs::rename(&temp.path, path).map_err(fail)?;
-    // The name is safe once the folder is; some file systems cannot sync one, and the file itself is whole already.
-    if let Ok(folder) = File::open(folder_of(path)) {
-        let _ = folder.sync_all();
+
+    /// Takes the name.
+    pub(crate) fn commit(self) -> Result<(), Error> {
+        std::fs::rename(&self.temp.path, self.target).map_err(|e| Error::write(self.target, &e))?;
+        // The name is safe once the folder is; some file systems cannot sync one, and the file itself is whole already.
+        if let Ok(folder) = File::open(folder_of(self.target)) {
+            let _ = folder.sync_all();
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -64,5 +81,35 @@ impl Drop for Temp {
     fn drop(&mut self) {
         // After the rename there is nothing under this name.
         let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.bin");
+        save_atomic(&path, b"old").unwrap();
+        let failed = save_atomic_with(&path, |out| {
+            out.write_all(&vec![7; 1 << 20])?;
+            Err(io::Error::other("disk full"))
+        });
+        assert!(failed.unwrap_err().to_string().contains("disk full"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        save_atomic(&path, b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no litter");
+    }
+
+    #[test]
+    fn only_files_are_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(save_atomic(folder.path(), b"x").is_err());
+        assert!(save_atomic(Path::new("/dev/null"), b"x").is_err());
+        assert!(save_atomic(&folder.path().join("missing/x"), b"x").is_err());
+        assert!(save_atomic(&folder.path().join(format!("{}.onnx", "n".repeat(240))), b"x").is_ok(), "a long name");
     }
 }

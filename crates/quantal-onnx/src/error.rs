@@ -44,7 +44,7 @@ pub enum Error {
         problem: Box<Error>,
     },
     /// The bytes are not a well-formed message.
-    #[error("damaged model: {problem} (field {field} of a {message}, byte {at})")]
+    #[error("damaged model: {problem} (in {message}, field {field}, at byte {at})")]
     Damaged {
         /// The kind of the message: `node`, `tensor` …
         message: &'static str,
@@ -147,7 +147,7 @@ impl Error {
 }
 
 /// The system's words without its error number.
-fn io_text(error: &std::io::Error) -> String {
+pub(crate) fn io_text(error: &std::io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or(&text);
     let mut chars = text.chars();

@@ -4,13 +4,12 @@
 //! as a file: after all links are resolved it must still lie in the folder, or in the real folder of a model that is
 //! itself a link (as model caches make them).
 
+use crate::error::{Error, io_text};
 use quantal_tensor::Bytes;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-
-use crate::error::Error;
 
 /// Where external files may lie, and those already mapped.
 #[derive(Debug, Default)]
@@ -59,7 +58,7 @@ impl External {
     fn map(&self, location: &str) -> Result<Bytes, String> {
         let base = self.base.as_ref().ok_or("a model that is not in a file cannot have external data")?;
         check_location(location)?;
-        let say = |e: std::io::Error| Error::read(Path::new(location), &e).to_string();
+        let say = |e: std::io::Error| io_text(&e);
         // The link's own folder first, then the folder of the model that it leads to.
         let found = std::iter::once(base).chain(&self.roots).find_map(|f| f.join(location).canonicalize().ok());
         let real = match found {

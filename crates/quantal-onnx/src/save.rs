@@ -1,6 +1,6 @@
 //! Writing a model: to memory, to a stream, to a file with external data beside it where it must be.
 
-use crate::atomic::save_atomic_with;
+use crate::atomic::Pending;
 use crate::error::Error;
 use crate::file::Model;
 use crate::message::{Message, Raw};
@@ -51,15 +51,16 @@ fn save_within(mut proto: ModelProto, source: Option<&Model>, path: &Path, limit
             function.origin = None;
         }
     }
-    if proto.size() > limit {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let data = path.with_file_name(format!("{name}.data"));
-        externalize(&mut proto, &data)?;
-    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let data_path = path.with_file_name(format!("{name}.data"));
+    // Both files are whole before either takes its name, the data first.
+    let data = if proto.size() > limit { Some(externalize(&mut proto, &data_path)?) } else { None };
     if proto.size() > limit {
         return Err(Error::write(path, &io::Error::other("the model is over 2 GB even without its initializers")));
     }
-    save_atomic_with(path, |out| write_to(&proto, out))
+    let model = Pending::write(path, |out| write_to(&proto, out))?;
+    data.map_or(Ok(()), Pending::commit)?;
+    model.commit()
 }
 
 /// Takes external data in. Says whether the tensor changed.
@@ -133,8 +134,8 @@ fn in_sparse(sparse: &mut SparseTensorProto, visit: &mut Visit<'_>) -> Result<bo
     Ok(changed)
 }
 
-/// Moves the large raw initializers of the main graph to a file at `path`.
-fn externalize(proto: &mut ModelProto, path: &Path) -> Result<(), Error> {
+/// Moves the large raw initializers of the main graph to a file that will be at `path`.
+fn externalize<'a>(proto: &mut ModelProto, path: &'a Path) -> Result<Pending<'a>, Error> {
     let location = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut moved: Vec<(u64, Bytes)> = Vec::new();
     let mut end = 0_u64;
@@ -151,7 +152,7 @@ fn externalize(proto: &mut ModelProto, path: &Path) -> Result<(), Error> {
         t.origin = None;
         moved.push((offset, data));
     }
-    save_atomic_with(path, |out| {
+    Pending::write(path, |out| {
         let mut at = 0;
         for (offset, data) in &moved {
             io::copy(&mut io::Read::take(io::repeat(0), offset - at), out)?;
@@ -160,4 +161,71 @@ fn externalize(proto: &mut ModelProto, path: &Path) -> Result<(), Error> {
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::tensor_proto;
+    use quantal_tensor::Tensor;
+
+    #[test]
+    fn a_model_over_the_limit_gets_a_data_file_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.onnx");
+        let large: Vec<f32> = (0..300).map(|i| i as f32).collect();
+        let tensors =
+            [&large[..], &large[..3], &large].map(|v| Tensor::from_slice(&[v.len()], v).expect("a few bytes"));
+        let initializer = tensors.iter().map(|t| tensor_proto("w", t).unwrap()).collect();
+        let graph = GraphProto { initializer, ..GraphProto::default() };
+        let proto = ModelProto { graph: Some(Box::new(graph)), ..ModelProto::default() };
+        save_within(proto.clone(), None, &path, 1000).unwrap();
+
+        let model = Model::open(&path).unwrap();
+        let found = &model.graph().initializer;
+        assert_eq!(found.iter().map(TensorProto::is_external).collect::<Vec<_>>(), [true, false, true]);
+        assert_eq!(found[2].external_data[1].value, "4096");
+        for (t, expected) in found.iter().zip(&tensors) {
+            assert_eq!(model.tensor(t).unwrap().as_slice::<f32>(), expected.as_slice::<f32>());
+        }
+        // Onto itself, with its own data mapped: taken in again, and moved out again.
+        save_within(model.proto.clone(), Some(&model), &path, 1000).unwrap();
+        let again = Model::open(&path).unwrap();
+        assert_eq!(again.tensor(&again.graph().initializer[2]).unwrap().as_slice::<f32>(), large);
+
+        let other = folder.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        assert!(save_within(proto, None, &other.join("m.onnx"), 10).is_err());
+        assert_eq!(std::fs::read_dir(&other).unwrap().count(), 0, "not even the data file");
+    }
+
+    #[test]
+    fn external_data_deep_inside_is_found_and_its_surroundings_rewritten() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("w.bin"), [5, 6]).unwrap();
+        let t = TensorProto {
+            dims: vec![2],
+            data_type: 2,
+            data_location: Some(1),
+            external_data: vec![StringStringEntryProto::new("location", "w.bin")],
+            ..TensorProto::default()
+        };
+        let constant = AttributeProto { t: Some(Box::new(t)), ..AttributeProto::default() };
+        let inner = NodeProto { attribute: vec![constant], ..NodeProto::default() };
+        let body = GraphProto { node: vec![inner], ..GraphProto::default() };
+        let body = AttributeProto { g: Some(Box::new(body)), ..AttributeProto::default() };
+        let outer = NodeProto { attribute: vec![body], ..NodeProto::default() };
+        let graph = GraphProto { node: vec![outer], ..GraphProto::default() };
+        let proto = ModelProto { graph: Some(Box::new(graph)), ..ModelProto::default() };
+        let (a, b) = (folder.path().join("a.onnx"), folder.path().join("b.onnx"));
+        crate::save_atomic(&a, &encode(&proto)).unwrap();
+
+        let source = Model::open(&a).unwrap();
+        save(source.proto.clone(), Some(&source), &b).unwrap();
+        std::fs::remove_file(folder.path().join("w.bin")).unwrap();
+        let saved = Model::open(&b).unwrap();
+        let body = saved.graph().node[0].attribute[0].g.as_ref().unwrap();
+        let t = body.node[0].attribute[0].t.as_ref().unwrap();
+        assert_eq!(saved.tensor(t).unwrap().as_slice::<u8>(), [5, 6]);
+    }
 }
