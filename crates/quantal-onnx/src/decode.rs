@@ -1,6 +1,6 @@
 //! From a `TensorProto` to a tensor: all element types, all the places where data may be, sizes checked first.
 
-use crate::error::{Error, quote};
+use crate::error::{Error, quote, tensor_name};
 use crate::external::{External, parse_u64};
 use crate::message::Packed;
 use crate::schema::TensorProto;
@@ -36,7 +36,7 @@ pub(crate) fn external_bytes(t: &TensorProto, external: &External) -> Result<Byt
     }
     let entry = |key: &str| t.external_data.iter().rev().find(|e| e.key == key).map(|e| e.value.as_str());
     let location = entry("location").unwrap_or_default();
-    let refuse = |problem: String| Error::External { name: quote(&t.name), location: quote(location), problem };
+    let refuse = |problem: String| Error::External { name: tensor_name(&t.name), location: quote(location), problem };
     let number = |key: &str| {
         entry(key).map_or(Ok(None), |text| {
             parse_u64(text).map(Some).ok_or_else(|| refuse(format!("{key} {} is not a byte count", quote(text))))
@@ -59,7 +59,7 @@ fn describe(t: &TensorProto) -> Result<(DType, Vec<usize>, usize), Error> {
     let dtype = DType::from_onnx(t.data_type)
         .ok_or_else(|| Error::tensor(name, format!("data type {} is unsupported", t.data_type)))?;
     if dtype == DType::String {
-        return Err(Error::Unsupported { name: quote(name), dtype });
+        return Err(Error::Unsupported { name: tensor_name(name), dtype });
     }
     let (shape, count) = shape(name, &t.dims)?;
     Ok((dtype, shape, count))
@@ -148,7 +148,7 @@ fn typed(t: &TensorProto, dtype: DType, count: usize) -> Result<Bytes, Error> {
             })?;
             unpack(packed, dtype, count)
         }
-        DType::String => Err(Error::Unsupported { name: quote(name), dtype }),
+        DType::String => Err(Error::Unsupported { name: tensor_name(name), dtype }),
     }
 }
 

@@ -130,13 +130,13 @@ impl Error {
     }
 
     pub(crate) fn tensor(name: &str, problem: impl Into<String>) -> Self {
-        Self::Tensor { name: quote(name), problem: problem.into() }
+        Self::Tensor { name: tensor_name(name), problem: problem.into() }
     }
 
     pub(crate) fn from_tensor(name: &str, error: TensorError) -> Self {
         match error {
             TensorError::OutOfMemory(error) => Self::OutOfMemory(error),
-            TensorError::Unsupported(dtype) => Self::Unsupported { name: quote(name), dtype },
+            TensorError::Unsupported(dtype) => Self::Unsupported { name: tensor_name(name), dtype },
             error @ (TensorError::TooLarge(_) | TensorError::Length { .. }) => {
                 let mut problem = error.to_string();
                 problem.truncate(300); // ASCII: a rank of thousands must not fill the screen
@@ -157,6 +157,11 @@ pub(crate) fn io_text(error: &std::io::Error) -> String {
 pub(crate) fn quote_path(path: &Path) -> String {
     // A path is the user's own words, and they need all of it: escaped, but not cut short.
     format!("`{}`", path.to_string_lossy().chars().flat_map(escaped).collect::<String>())
+}
+
+/// A tensor's name as messages say it; those in attributes rarely have one.
+pub(crate) fn tensor_name(name: &str) -> String {
+    if name.is_empty() { "without a name".to_owned() } else { quote(name) }
 }
 
 /// A name from a file, fit for a message: in backticks, control characters escaped, at most 100 characters.
