@@ -1,1 +1,19 @@
 //! The graph: imports, infers, rewrites and exports ONNX models; never runs them.
+//!
+//! A [`Graph`] is an overlay on the file it came from: nodes and values have ids, and each remembers the message that
+//! it was read from, so that what nobody touched is written back byte for byte.
+#![forbid(unsafe_code)]
+
+pub mod attrs;
+pub mod export;
+pub mod graph;
+pub mod import;
+pub mod infer;
+pub mod op;
+pub mod upgrade;
+
+pub use attrs::{Attr, Attrs};
+pub use export::export;
+pub use graph::{Dim, Graph, Node, NodeId, Value, ValueId};
+pub use import::{ImportError, import};
+pub use op::{Op, QuantClass};

@@ -1,1 +1,2 @@
 //! Running: compiles a float or QDQ graph into a program of steps.
+#![forbid(unsafe_code)]
