@@ -10,6 +10,7 @@ pub mod graph;
 pub mod import;
 pub mod infer;
 pub mod op;
+pub mod quant_plan;
 pub mod upgrade;
 
 pub use attrs::{Attr, Attrs};
@@ -17,3 +18,4 @@ pub use export::export;
 pub use graph::{Dim, Graph, Node, NodeId, Value, ValueId};
 pub use import::{ImportError, import};
 pub use op::{Op, QuantClass};
+pub use quant_plan::{Encoding, Params, QuantPlan};

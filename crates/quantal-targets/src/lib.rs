@@ -1,1 +1,0 @@
-//! Other people's runtimes: which values may be integers, and where.
