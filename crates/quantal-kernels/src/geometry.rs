@@ -69,7 +69,7 @@ impl ConvGeometry {
 
     /// Whether kernels may rely on it: no zero where one divides, groups divide the channels, the last window starts
     /// within the padded image (rounded up output sizes may hang over its end), and every length and coordinate fits
-    /// in an `isize`.
+    /// in an `isize`, also times the channels.
     pub fn valid(&self) -> bool {
         let axis =
             |size: usize, kernel: usize, stride: usize, dilation: usize, begin: usize, end: usize, out: usize| {

@@ -5,6 +5,7 @@
 //! bounds are asserted once at that edge, and raw pointers are used only behind it.
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks, clippy::missing_safety_doc)]
 
+pub mod float;
 pub mod geometry;
 pub mod isa;
 pub mod threads;

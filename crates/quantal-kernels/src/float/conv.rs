@@ -1,0 +1,156 @@
+//! Convolution on channels-last images, without im2col: the windows of a few pixels are gathered into a block that
+//! stays in cache, then multiplied like any matrix.
+
+use super::gather::Source;
+use super::gemm::{AView, Epilogue, Part, products};
+use super::pack::PackedB;
+use super::rows::row;
+use super::scratch::Shared;
+use crate::{ConvGeometry, Isa, Threads};
+
+/// The weight of a convolution, packed per group: rows in the order (ky, kx, channel).
+#[derive(Clone)]
+pub struct PackedConv {
+    groups: Vec<PackedB>,
+}
+
+impl PackedConv {
+    /// Packs a weight laid out as ONNX does, `[c_out, c_in / groups, kernel[0], kernel[1]]`.
+    ///
+    /// # Panics
+    /// When the geometry is not valid or `weight` is too short.
+    pub fn pack(g: &ConvGeometry, weight: &[f32]) -> Self {
+        assert!(g.valid(), "a valid geometry");
+        assert!(Some(weight.len()) >= g.checked_weight_len(), "a weight of {} values", weight.len());
+        let (channels, n) = (g.c_in / g.groups, g.c_out / g.groups);
+        let taps = g.kernel[0] * g.kernel[1];
+        let pack = |group: usize| {
+            PackedB::from_fn(g.k(), n, |k, j| {
+                let (tap, channel) = (k / channels, k % channels);
+                weight[((group * n + j) * channels + channel) * taps + tap]
+            })
+        };
+        Self { groups: (0..g.groups).map(pack).collect() }
+    }
+}
+
+/// Convolves `x` `[batch, h, w, c_in]` into `out` `[batch, h_out, w_out, c_out]`: each output is the chain over
+/// (ky, kx, channel), padding taking part as 0.0. A residual has rows of output pixels.
+///
+/// # Panics
+/// When the geometry is not valid or not that of `weight`, or a slice is too short for it.
+pub fn conv(
+    isa: Isa,
+    g: &ConvGeometry,
+    x: &[f32],
+    weight: &PackedConv,
+    epilogue: &Epilogue<'_>,
+    out: &mut [f32],
+    threads: &Threads,
+) {
+    assert!(g.valid(), "a valid geometry");
+    assert!(Some(x.len()) >= g.checked_input_len(), "an input of {} values", x.len());
+    assert!(Some(out.len()) >= g.checked_output_len(), "an output of {} values", out.len());
+    let (k, n, m) = (g.k(), g.c_out / g.groups, g.pixels_out());
+    assert!(
+        weight.groups.len() == g.groups && weight.groups.iter().all(|b| b.k() == k && b.n() == n),
+        "a weight packed for another geometry"
+    );
+    epilogue.assert_covers(m, g.c_out);
+    let source = |group| {
+        if g.is_pointwise() {
+            Source::Matrix(AView { data: x, m, row_stride: g.c_in, col_stride: 1 })
+        } else {
+            Source::Windows { x, geometry: g, group }
+        }
+    };
+    let part = |(group, b)| Part { source: source(group), b, column: group * n };
+    let parts: Vec<_> = weight.groups.iter().enumerate().map(part).collect();
+    // SAFETY: the input and the output have the geometry's lengths, each group its own n columns of c_out, the
+    // epilogue's slices cover the output: asserted above.
+    unsafe { products(row(isa), m, &parts, epilogue, Shared::new(out), g.c_out, threads) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Residual;
+    use super::super::test_data::{assert_same_bits, random};
+    use super::*;
+
+    fn reference(g: &ConvGeometry, x: &[f32], weight: &[f32], e: &Epilogue<'_>) -> Vec<f32> {
+        let (channels, per_group) = (g.c_in / g.groups, g.c_out / g.groups);
+        let mut out = Vec::new();
+        for pixel in 0..g.pixels_out() {
+            let (ox, oy, image) = (pixel % g.w_out, pixel / g.w_out % g.h_out, pixel / g.w_out / g.h_out);
+            for o in 0..g.c_out {
+                let mut sum = 0.0f32;
+                for (ky, kx) in (0..g.kernel[0]).flat_map(|ky| (0..g.kernel[1]).map(move |kx| (ky, kx))) {
+                    for c in 0..channels {
+                        let iy = (oy * g.stride[0] + ky * g.dilation[0]).wrapping_sub(g.pads[0]);
+                        let ix = (ox * g.stride[1] + kx * g.dilation[1]).wrapping_sub(g.pads[1]);
+                        let inside = iy < g.h && ix < g.w;
+                        let at = || ((image * g.h + iy) * g.w + ix) * g.c_in + o / per_group * channels + c;
+                        let w = weight[((o * channels + c) * g.kernel[0] + ky) * g.kernel[1] + kx];
+                        sum = if inside { x[at()] } else { 0.0 }.mul_add(w, sum);
+                    }
+                }
+                sum += e.bias.map_or(0.0, |b| b[o]);
+                sum += e.residual.map_or(0.0, |r| r.data[pixel * r.row_stride + o]);
+                out.push(sum.max(e.clamp.0).min(e.clamp.1));
+            }
+        }
+        out
+    }
+
+    fn check(g: &ConvGeometry) {
+        let x = random(g.batch * g.h * g.w * g.c_in, 1);
+        let weight = random(g.c_out * g.k(), 2);
+        let (bias, residual) = (random(g.c_out, 3), random(g.pixels_out() * g.c_out, 4));
+        let residual = Residual { data: &residual, row_stride: g.c_out };
+        let e = Epilogue { bias: Some(&bias), residual: Some(residual), activation: None, clamp: (-0.5, 1.5) };
+        let expected = reference(g, &x, &weight, &e);
+        let packed = PackedConv::pack(g, &weight);
+        for isa in Isa::available() {
+            for count in [1, 3] {
+                let mut out = vec![0.0; expected.len()];
+                conv(isa, g, &x, &packed, &e, &mut out, &Threads::new(count));
+                assert_same_bits(&out, &expected, &format!("{isa} {g:?} on {count}"));
+            }
+        }
+    }
+
+    #[test]
+    fn each_output_is_a_chain_over_its_window() {
+        let shapes = [
+            ([1, 9, 7, 5], 18, [3, 3], 1),
+            ([2, 6, 5, 40], 33, [3, 2], 1),
+            ([1, 8, 8, 3], 16, [7, 7], 1),
+            ([1, 7, 6, 12], 8, [3, 3], 4),
+            ([1, 7, 9, 6], 6, [2, 3], 6),
+            ([2, 5, 5, 20], 17, [1, 1], 1),
+        ];
+        for (input, c_out, kernel, groups) in shapes {
+            for stride in [[1, 1], [2, 3]] {
+                for dilation in [[1, 1], [1, 2], [2, 1]] {
+                    for pads in [[0; 4], [1, 1, 1, 1], [0, 2, 3, 1]] {
+                        if let Some(g) = ConvGeometry::new(input, c_out, kernel, stride, dilation, pads, groups) {
+                            check(&g);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn windows_wholly_in_the_padding_and_blocks_of_k() {
+        let wide = ConvGeometry::new([1, 2, 2, 3], 4, [3, 3], [1, 1], [1, 1], [5, 4, 4, 5], 1);
+        check(&wide.expect("valid"));
+        let deep = ConvGeometry::new([1, 4, 4, 70], 20, [3, 3], [1, 1], [1, 1], [1; 4], 1);
+        check(&deep.expect("valid"));
+        // Rounded up output sizes: the last windows hang over the padded edge.
+        let hanging = ConvGeometry { stride: [3, 3], pads: [0; 4], h_out: 2, w_out: 2, ..deep.expect("valid") };
+        assert!(hanging.valid());
+        check(&hanging);
+    }
+}

@@ -1,0 +1,303 @@
+//! Matrix products, and the driver that convolutions share: blocks of A gathered, panels of B swept, tile by tile.
+
+use super::gather::{Gather, Source};
+use super::lanes::LANES;
+use super::pack::PackedB;
+use super::rows::{Row, row};
+use super::scratch::{Shared, with_scratch};
+use super::tile::{A_STRIDE, K_BLOCK, Tile};
+use super::unary::Unary;
+use crate::{Isa, Threads};
+
+/// The left matrix `[m, k]` of any layout: element (i, j) at `data[i·row_stride + j·col_stride]`. `k` is that of the
+/// right matrix.
+#[derive(Clone, Copy)]
+pub struct AView<'a> {
+    /// The elements.
+    pub data: &'a [f32],
+    /// Rows.
+    pub m: usize,
+    /// Distance between two rows, in elements.
+    pub row_stride: usize,
+    /// Distance between two columns, in elements.
+    pub col_stride: usize,
+}
+
+/// What happens to a sum before it is stored: `clamp(activation(sum + bias + residual))`.
+#[derive(Clone, Copy)]
+pub struct Epilogue<'a> {
+    /// One value per column (output channel).
+    pub bias: Option<&'a [f32]>,
+    /// A tensor of the output's shape.
+    pub residual: Option<Residual<'a>>,
+    /// The function applied to each element.
+    pub activation: Option<Unary>,
+    /// The range that results are held to; infinite ends do nothing. NaN stays NaN.
+    pub clamp: (f32, f32),
+}
+
+/// A matrix of the output's shape that is added to it: row i begins at `data[i·row_stride]`.
+#[derive(Clone, Copy)]
+pub struct Residual<'a> {
+    /// The elements.
+    pub data: &'a [f32],
+    /// Distance between two rows, in elements.
+    pub row_stride: usize,
+}
+
+impl Epilogue<'_> {
+    /// Nothing: the sums as they are.
+    pub const NONE: Self = Self { bias: None, residual: None, activation: None, clamp: NO_CLAMP };
+
+    /// Asserts that the slices cover an output of `m` rows and `n` columns.
+    pub(super) fn assert_covers(&self, m: usize, n: usize) {
+        if let Some(bias) = self.bias {
+            assert!(bias.len() >= n, "a bias of {} values for {n} columns", bias.len());
+        }
+        if let Some(r) = self.residual {
+            assert_matrix(r.data.len(), m, r.row_stride, n, 1, "the residual");
+        }
+    }
+}
+
+pub(super) const NO_CLAMP: (f32, f32) = (f32::NEG_INFINITY, f32::INFINITY);
+
+/// Asserts that a matrix of these strides lies within `len` elements.
+pub(super) fn assert_matrix(len: usize, m: usize, row_stride: usize, n: usize, col_stride: usize, what: &str) {
+    if m > 0 && n > 0 {
+        let last = (m - 1).checked_mul(row_stride).zip((n - 1).checked_mul(col_stride));
+        let last = last.and_then(|(r, c)| r.checked_add(c));
+        assert!(last.is_some_and(|last| last < len), "{what}: {len} elements do not hold {m}x{n}");
+    }
+}
+
+/// `out[i, j] = epilogue(Σ_k a[i, k]·b[k, j])`, row i of `out` beginning at `i·ldc`.
+///
+/// # Panics
+/// When a slice is too short for the shapes, or `ldc < n`.
+pub fn gemm(
+    isa: Isa,
+    a: AView<'_>,
+    b: &PackedB,
+    epilogue: &Epilogue<'_>,
+    out: &mut [f32],
+    ldc: usize,
+    threads: &Threads,
+) {
+    assert_matrix(a.data.len(), a.m, a.row_stride, b.k(), a.col_stride, "the left matrix");
+    assert_matrix(out.len(), a.m, ldc, b.n(), 1, "the output");
+    assert!(ldc >= b.n(), "rows of the output overlap");
+    epilogue.assert_covers(a.m, b.n());
+    let part = Part { source: Source::Matrix(a), b, column: 0 };
+    // SAFETY: `a` lies within its data, the output and the epilogue's slices cover m x n, rows of the output are
+    // disjoint: asserted above.
+    unsafe { products(row(isa), a.m, &[part], epilogue, Shared::new(out), ldc, threads) };
+}
+
+/// One of several products that fill an output side by side: the groups of a convolution.
+pub(super) struct Part<'a> {
+    pub(super) source: Source<'a>,
+    pub(super) b: &'a PackedB,
+    /// The first output column.
+    pub(super) column: usize,
+}
+
+/// Rows of A that a task gathers at once, at most: 179 KiB, for the level-2 cache.
+const M_BLOCK: usize = 168;
+
+/// Multiplications worth a task of their own: some microseconds.
+const TASK_WORK: usize = 1 << 17;
+
+/// Computes the products, split over the threads.
+///
+/// # Safety
+/// Each source has `m` rows of `b.k()`; `out` is good for writing m rows of `ldc`, the columns of the parts being
+/// disjoint and below `ldc`; the epilogue's slices cover them.
+pub(super) unsafe fn products(
+    row: &Row,
+    m: usize,
+    parts: &[Part<'_>],
+    epilogue: &Epilogue<'_>,
+    out: Shared,
+    ldc: usize,
+    threads: &Threads,
+) {
+    let Some(n) = parts.iter().map(|p| p.b.n()).max() else { return };
+    if m == 0 || n == 0 {
+        return;
+    }
+    let k = parts[0].b.k();
+    let work = m.saturating_mul(n).saturating_mul(k.max(1)).saturating_mul(parts.len());
+    let wanted = if threads.count() == 1 { 1 } else { (4 * threads.count()).min(work / TASK_WORK + 1) };
+    // Columns are split before rows become few: a block of rows is what makes a panel worth reading.
+    let mut row_blocks = m.div_ceil(M_BLOCK);
+    let column_blocks = wanted.div_ceil(row_blocks * parts.len()).min(n.div_ceil(4 * LANES)).max(1);
+    if row_blocks * column_blocks * parts.len() < wanted {
+        row_blocks = wanted.div_ceil(column_blocks * parts.len()).min(m.div_ceil(2 * row.tile_rows));
+    }
+    let rows = m.div_ceil(row_blocks).next_multiple_of(row.tile_rows);
+    let row_blocks = m.div_ceil(rows);
+    let columns = n.div_ceil(column_blocks).next_multiple_of(row.tile_vectors * LANES);
+    let column_blocks = n.div_ceil(columns);
+
+    threads.parallel_for(parts.len() * row_blocks * column_blocks, &|task| {
+        let (column, rest) = (task % column_blocks, task / column_blocks);
+        let (first, part) = (rest % row_blocks, &parts[rest / row_blocks]);
+        let (r0, c0) = (first * rows, column * columns);
+        let block = Block {
+            row,
+            part,
+            epilogue,
+            out,
+            ldc,
+            rows: (r0, m.min(r0 + rows)),
+            columns: (c0.min(part.b.n()), part.b.n().min(c0 + columns)),
+        };
+        // SAFETY: rows and columns lie within m and n; blocks are disjoint; the rest is this function's contract.
+        unsafe { block.run() };
+    });
+}
+
+/// A block of the output: rows and columns as (begin, end).
+struct Block<'a> {
+    row: &'a Row,
+    part: &'a Part<'a>,
+    epilogue: &'a Epilogue<'a>,
+    out: Shared,
+    ldc: usize,
+    rows: (usize, usize),
+    columns: (usize, usize),
+}
+
+impl Block<'_> {
+    /// # Safety
+    /// As for `products`, for this block.
+    unsafe fn run(&self) {
+        let count = self.rows.1 - self.rows.0;
+        if self.columns.0 >= self.columns.1 {
+            return;
+        }
+        with_scratch(count * A_STRIDE, |a| {
+            let k = self.part.b.k();
+            // At least one pass, so that K = 0 still writes the epilogue of 0.
+            let passes = k.div_ceil(K_BLOCK).max(1);
+            let step = k.div_ceil(passes);
+            for pass in 0..passes {
+                let k0 = pass * step;
+                let k1 = k.min(k0 + step);
+                let to = a.as_mut_ptr();
+                let gather = Gather { source: self.part.source, first: self.rows.0, count, k0, k: k1 - k0, to };
+                // SAFETY: the rows lie within the source by the contract, k1 ≤ k; `a` has count·A_STRIDE values.
+                unsafe {
+                    (self.row.gather)(&gather);
+                    self.sweep(a, k0, k1, pass == 0, pass + 1 == passes);
+                }
+            }
+        });
+        if let Some(activation) = self.epilogue.activation {
+            let width = self.columns.1 - self.columns.0;
+            for r in self.rows.0..self.rows.1 {
+                let at = self.out.at(r * self.ldc + self.part.column + self.columns.0);
+                // SAFETY: this row of the block, which is this task's own.
+                let x = unsafe { std::slice::from_raw_parts_mut(at, width) };
+                super::unary::apply(self.row, activation, self.epilogue.clamp, x);
+            }
+        }
+    }
+
+    /// Multiplies the gathered block by every panel.
+    ///
+    /// # Safety
+    /// As for `products`; `a` holds the rows' columns `k0 … k1`.
+    unsafe fn sweep(&self, a: &[f32], k0: usize, k1: usize, first: bool, last: bool) {
+        let b = self.part.b;
+        let panel_stride = b.k() * LANES;
+        let count = self.rows.1 - self.rows.0;
+        // Tiles of nearly equal height: a low last tile would waste the registers.
+        let tiles = count.div_ceil(self.row.tile_rows);
+        let mut column = self.columns.0;
+        while column < self.columns.1 {
+            let panels = (self.columns.1 - column).div_ceil(LANES);
+            let vectors = panels.min(self.row.tile_vectors);
+            let width = (self.columns.1 - column).min(vectors * LANES);
+            for t in 0..tiles {
+                let (r0, r1) = (t * count / tiles, (t + 1) * count / tiles);
+                let (global, out_column) = (self.rows.0 + r0, self.part.column + column);
+                let bias = self.epilogue.bias.map_or(std::ptr::null(), |bias| bias[out_column..].as_ptr());
+                let residual = self.epilogue.residual.map_or((std::ptr::null(), 0), |r| {
+                    (r.data[global * r.row_stride + out_column..].as_ptr(), r.row_stride)
+                });
+                let plain = self.epilogue.activation.is_none();
+                let tile = Tile {
+                    a: a[r0 * A_STRIDE..].as_ptr(),
+                    b: b.values()[(column / LANES) * panel_stride + k0 * LANES..].as_ptr(),
+                    panel_stride,
+                    k: k1 - k0,
+                    rows: r1 - r0,
+                    vectors,
+                    c: self.out.at(global * self.ldc + out_column),
+                    c_stride: self.ldc,
+                    accumulate: !first,
+                    last,
+                    bias,
+                    residual: residual.0,
+                    residual_stride: residual.1,
+                    clamp: if plain { self.epilogue.clamp } else { NO_CLAMP },
+                };
+                // SAFETY: `a` has the rows, `b` the panels (column is a multiple of 16, vectors do not pass the last
+                // panel); C, bias and residual cover `width` columns, which `edge` respects.
+                unsafe {
+                    if width == vectors * LANES {
+                        (self.row.tile)(&tile);
+                    } else {
+                        edge(self.row, &tile, width);
+                    }
+                }
+            }
+            column += vectors * LANES;
+        }
+    }
+}
+
+/// The tallest and widest tile of any row, in values.
+const EDGE: usize = 14 * 2 * LANES;
+
+/// Computes a tile of which only the first `width` columns exist, by way of buffers of full width.
+///
+/// # Safety
+/// As for the tile, with `width` columns in `c`, `bias` and `residual`.
+unsafe fn edge(row: &Row, tile: &Tile, width: usize) {
+    let full = tile.vectors * LANES;
+    assert!(tile.rows * full <= EDGE, "the buffers hold the largest tile");
+    let (mut c, mut residual, mut bias) = ([0.0f32; EDGE], [0.0f32; EDGE], [0.0f32; 2 * LANES]);
+    let rows = tile.rows;
+    // SAFETY: `width ≤ full` values per row, readable by the contract; buffers asserted above.
+    let copy_in = |from: *const f32, stride: usize, to: &mut [f32], rows: usize| unsafe {
+        for r in 0..rows {
+            std::ptr::copy_nonoverlapping(from.add(r * stride), to[r * full..][..width].as_mut_ptr(), width);
+        }
+    };
+    if tile.accumulate {
+        copy_in(tile.c, tile.c_stride, &mut c, rows);
+    }
+    let mut whole = Tile { c: c.as_mut_ptr(), c_stride: full, ..*tile };
+    if !tile.residual.is_null() {
+        copy_in(tile.residual, tile.residual_stride, &mut residual, rows);
+        (whole.residual, whole.residual_stride) = (residual.as_ptr(), full);
+    }
+    if !tile.bias.is_null() {
+        copy_in(tile.bias, 0, &mut bias, 1);
+        whole.bias = bias.as_ptr();
+    }
+    // SAFETY: the buffers are full tiles; A and B are the caller's.
+    unsafe { (row.tile)(&whole) };
+    for r in 0..rows {
+        // SAFETY: `width` values per row of C, writable by the contract.
+        unsafe {
+            std::ptr::copy_nonoverlapping(c[r * full..][..width].as_ptr(), tile.c.add(r * tile.c_stride), width);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

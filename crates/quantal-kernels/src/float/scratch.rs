@@ -1,0 +1,66 @@
+//! Aligned memory that a thread keeps between calls, so that kernels do not allocate in their loops.
+
+use std::cell::Cell;
+
+use super::lanes::LANES;
+
+/// Sixteen values on a cache line of their own.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Line(pub(super) [f32; LANES]);
+
+impl Line {
+    pub(super) const ZERO: Self = Self([0.0; LANES]);
+}
+
+/// The values of the lines in order.
+pub(super) fn values_mut(lines: &mut [Line]) -> &mut [f32] {
+    let len = lines.len() * LANES;
+    // SAFETY: a `Line` is 16 f32 without padding (repr(C), 64 bytes, alignment 64), so the lines are 16 times as many.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), len) }
+}
+
+/// The values of the lines in order.
+pub(super) fn values(lines: &[Line]) -> &[f32] {
+    // SAFETY: as in `values_mut`.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LANES) }
+}
+
+thread_local! {
+    static LINES: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+}
+
+/// Calls `body` with at least `len` values of any content, aligned to 64 bytes.
+pub(super) fn with_scratch<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
+    // Taken, so that a call within `body` finds an empty vector and makes its own.
+    let mut lines = LINES.take();
+    if lines.len() * LANES < len {
+        lines.resize(len.div_ceil(LANES), Line::ZERO);
+    }
+    let result = body(values_mut(&mut lines));
+    LINES.set(lines);
+    result
+}
+
+/// Values that make a task of an element-wise operation: 64 KiB, some microseconds.
+pub(super) const CHUNK: usize = 1 << 14;
+
+/// A pointer that tasks on several threads share, each using a part of its own.
+#[derive(Clone, Copy)]
+pub(super) struct Shared(*mut f32);
+
+// SAFETY: a plain address; whoever dereferences it answers for the parts being disjoint.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub(super) fn new(out: &mut [f32]) -> Self {
+        Self(out.as_mut_ptr())
+    }
+
+    /// The address of element `offset`.
+    pub(super) fn at(self, offset: usize) -> *mut f32 {
+        self.0.wrapping_add(offset)
+    }
+}
