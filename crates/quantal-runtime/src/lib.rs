@@ -1,2 +1,27 @@
 //! Running: compiles a float or QDQ graph into a program of steps.
+//!
+//! [`compile`] walks the nodes in order. Each becomes a step, goes into the step of another node, or is folded, and
+//! [`Coverage`] says which; there is no silent path. A [`Session`] runs the program.
 #![forbid(unsafe_code)]
+
+pub mod compile;
+mod control;
+pub mod coverage;
+pub mod error;
+mod float;
+pub mod fold;
+pub mod layout;
+mod lower;
+pub mod ops;
+pub mod pool;
+pub mod program;
+pub mod session;
+pub mod steps;
+
+pub use compile::{Mode, compile, compile_observed};
+pub use coverage::{Coverage, Reason, Status};
+pub use error::{Error, Result};
+pub use fold::fold_constants;
+pub use layout::Layout;
+pub use program::Program;
+pub use session::{Session, StepTime};

@@ -13,8 +13,8 @@ pub mod shape;
 
 pub mod attention;
 pub mod conv;
-pub mod matmul;
 pub mod detect;
+pub mod matmul;
 pub mod norm;
 pub mod pool;
 pub mod quant;

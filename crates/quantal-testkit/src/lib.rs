@@ -1,6 +1,9 @@
 //! Development only: graph builders, seeded data, bit-exact assertions.
 #![allow(clippy::print_stderr)]
 
+pub mod data;
+pub mod graph;
+
 use std::path::PathBuf;
 
 /// The folder of real models and data that the environment variable `QUANTAL_SHARED` names. Without it a test that

@@ -1,0 +1,445 @@
+//! From a graph to a program: the walk over the nodes and the state that the rules share.
+
+use crate::control;
+use crate::coverage::{Coverage, Reason, Row, Status};
+use crate::error::{Error, Result};
+use crate::float;
+use crate::fold;
+use crate::layout::{Layout, moved};
+use crate::lower::{self, Lowered};
+use crate::ops::OpError;
+use crate::pool::Pool;
+use crate::program::{Input, Output, Program, Slot, SlotId, StepRow};
+use crate::steps::Step;
+use quantal_ir::graph::Uses;
+use quantal_ir::{Graph, Node, NodeId, Op, ValueId};
+use quantal_kernels::Isa;
+use quantal_tensor::Tensor;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// How a graph is compiled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Quantized nodes run on integers.
+    Integer,
+    /// Everything runs in float, each QuantizeLinear and DequantizeLinear as it is written.
+    Simulate,
+}
+
+/// Compiles a graph for an instruction set.
+pub fn compile(graph: &Graph, mode: Mode, isa: Isa) -> Result<Program> {
+    compile_observed(graph, mode, isa, &[])
+}
+
+/// The same; the values in `taps` are kept apart from fusion, so that [`crate::Session::run_taps`] can show them.
+pub fn compile_observed(graph: &Graph, mode: Mode, isa: Isa, taps: &[ValueId]) -> Result<Program> {
+    Lowering::new(graph, mode, isa, taps, 0).program(taps)
+}
+
+/// Compiles a subgraph; gives the values around it that it reads at run time, in the order of its capture slots.
+/// Captured values that are constants are constants inside as well.
+pub(crate) fn compile_inner(graph: &Graph, outer: &mut Lowering<'_>) -> Result<(Program, Vec<ValueId>)> {
+    let mut inner = Lowering::new(graph, Mode::Simulate, outer.isa, &[], outer.depth + 1);
+    let mut captured = Vec::new();
+    for &v in &graph.captures {
+        let around = outer.graph.find(&graph.value(v).name).ok_or_else(|| inner.no_producer(v))?;
+        if let Some(tensor) = outer.constant(around)? {
+            inner.constants.insert(v, tensor);
+        } else {
+            let slot = inner.define(v, Layout::Standard, outer.rank(around));
+            inner.captures.push(slot);
+            captured.push(around);
+        }
+    }
+    Ok((inner.program(&[])?, captured))
+}
+
+/// Where a value lies at run time.
+#[derive(Clone, Copy, Default)]
+struct Places {
+    standard: Option<SlotId>,
+    channels_last: Option<SlotId>,
+    /// The one that was there first.
+    first: Option<Layout>,
+}
+
+impl Places {
+    fn get(self, layout: Layout) -> Option<SlotId> {
+        match layout {
+            Layout::Standard => self.standard,
+            Layout::ChannelsLast => self.channels_last,
+        }
+    }
+
+    fn set(&mut self, layout: Layout, slot: SlotId) {
+        self.first.get_or_insert(layout);
+        match layout {
+            Layout::Standard => self.standard = Some(slot),
+            Layout::ChannelsLast => self.channels_last = Some(slot),
+        }
+    }
+}
+
+/// The state of one compilation: what the rules read and write.
+pub(crate) struct Lowering<'g> {
+    pub(crate) graph: &'g Graph,
+    pub(crate) mode: Mode,
+    pub(crate) isa: Isa,
+    pub(crate) uses: Uses,
+    /// How many graphs lie around this one.
+    pub(crate) depth: usize,
+    /// In a subgraph: where the values lie that come from around it at run time.
+    captures: Vec<SlotId>,
+    slots: Vec<Slot>,
+    /// `None` where a step was taken back.
+    steps: Vec<Option<StepRow>>,
+    /// The step that writes a slot.
+    writer: Vec<Option<usize>>,
+    places: Vec<Places>,
+    /// Graph outputs and taps: values that must exist by themselves.
+    #[allow(dead_code)]
+    kept: Vec<bool>,
+    /// Values that an output depends on.
+    wanted: Vec<bool>,
+    /// Contents computed while compiling.
+    constants: BTreeMap<ValueId, Arc<Tensor>>,
+    /// Nodes that are lowered when somebody asks for their output.
+    deferred: BTreeSet<NodeId>,
+    status: BTreeMap<NodeId, Status>,
+    /// The node being lowered.
+    current: Option<NodeId>,
+    /// For moves of constants.
+    pool: Pool,
+}
+
+#[allow(dead_code)]
+impl<'g> Lowering<'g> {
+    fn new(graph: &'g Graph, mode: Mode, isa: Isa, taps: &[ValueId], depth: usize) -> Self {
+        let mut kept = vec![false; graph.value_count()];
+        for v in graph.outputs.iter().chain(taps) {
+            kept[v.0 as usize] = true;
+        }
+        let mut wanted = kept.clone();
+        for (_, node) in graph.nodes().rev() {
+            if node.outputs.iter().flatten().any(|v| wanted[v.0 as usize]) {
+                for v in node.reads() {
+                    wanted[v.0 as usize] = true;
+                }
+            }
+        }
+        Self {
+            graph,
+            mode,
+            isa,
+            uses: graph.uses(),
+            depth,
+            captures: Vec::new(),
+            slots: Vec::new(),
+            steps: Vec::new(),
+            writer: Vec::new(),
+            places: vec![Places::default(); graph.value_count()],
+            kept,
+            wanted,
+            constants: BTreeMap::new(),
+            deferred: BTreeSet::new(),
+            status: BTreeMap::new(),
+            current: None,
+            pool: Pool::default(),
+        }
+    }
+
+    /// Walks the nodes and puts the program together.
+    fn program(mut self, taps: &[ValueId]) -> Result<Program> {
+        let graph = self.graph;
+        let inputs = graph.inputs.iter().map(|&v| self.input(v)).collect();
+        for (id, node) in graph.nodes() {
+            if !node.outputs.iter().flatten().any(|v| self.wanted[v.0 as usize]) {
+                self.set(id, Status::Folded);
+            }
+            if !self.status.contains_key(&id) && !self.deferred.contains(&id) {
+                self.lower(id)?;
+            }
+        }
+        self.current = None;
+        let mut outputs = Vec::with_capacity(graph.outputs.len());
+        for &v in &graph.outputs {
+            let (slot, value) = (self.slot(v, Layout::Standard)?, graph.value(v));
+            let (name, dtype, shape) = (Arc::clone(&value.name), value.dtype, value.shape.clone());
+            outputs.push(Output { name, slot, dtype, shape });
+        }
+        let mut observed = Vec::new();
+        for &v in taps {
+            let place = self.places[v.0 as usize];
+            let slot = match place.first.and_then(|l| place.get(l)) {
+                Some(slot) => slot,
+                None => self.slot(v, Layout::Standard)?,
+            };
+            observed.push((v, slot));
+        }
+        let steps = with_frees(self.steps, self.slots.len(), &outputs);
+        let rows = graph.nodes().map(|(id, node)| Row {
+            node: id,
+            name: Arc::clone(&node.name),
+            op: node.op_name(),
+            status: self.status.remove(&id).unwrap_or(Status::Folded),
+            macs: None,
+        });
+        Ok(Program {
+            coverage: Coverage { rows: rows.collect() },
+            steps,
+            slots: self.slots,
+            inputs,
+            outputs,
+            isa: self.isa,
+            taps: observed,
+            captures: self.captures,
+        })
+    }
+
+    fn input(&mut self, v: ValueId) -> Input {
+        let value = self.graph.value(v);
+        let slot = self.define(v, Layout::Standard, value.rank());
+        Input { name: Arc::clone(&value.name), slot, dtype: value.dtype, shape: value.shape.clone() }
+    }
+
+    /// Lowers one node: by folding, by an integer rule, or in float.
+    pub(crate) fn lower(&mut self, id: NodeId) -> Result<()> {
+        let node = self.graph.node(id);
+        self.current = Some(id);
+        match node.op {
+            Op::If | Op::Loop => return control::lower(self, id),
+            // Weights behind a DequantizeLinear: an integer rule takes the codes, a float one has them folded.
+            Op::DequantizeLinear | Op::MsDequantizeLinear if self.constant_inputs(node)?.is_some() => {
+                self.deferred.insert(id);
+                return Ok(());
+            }
+            _ if self.fold(id)? => return Ok(()),
+            _ => {}
+        }
+        let reason = match self.mode {
+            Mode::Simulate if self.depth > 0 => Reason::ControlFlow,
+            Mode::Simulate => Reason::Simulated,
+            Mode::Integer => match lower::integer(self, id)? {
+                Lowered::Done => return Ok(()),
+                Lowered::Refused(reason) => reason,
+            },
+        };
+        float::lower(self, id, reason)
+    }
+
+    /// Computes a node whose inputs are all constants. False if they are not, or the result would be too large.
+    fn fold(&mut self, id: NodeId) -> Result<bool> {
+        let node = self.graph.node(id);
+        let Some(inputs) = self.constant_inputs(node)? else { return Ok(false) };
+        let Some(results) = fold::evaluate(self.graph, node, &inputs, self.isa) else { return Ok(false) };
+        for (v, tensor) in node.outputs.iter().zip(results) {
+            if let Some(v) = v {
+                self.constants.insert(*v, Arc::new(tensor));
+            }
+        }
+        self.set(id, Status::Folded);
+        Ok(true)
+    }
+
+    /// The inputs of a node, if every one that is given is a constant.
+    fn constant_inputs(&mut self, node: &Node) -> Result<Option<Vec<Option<Arc<Tensor>>>>> {
+        let mut list = Vec::with_capacity(node.inputs.len());
+        for v in &node.inputs {
+            match v {
+                None => list.push(None),
+                Some(v) => match self.constant(*v)? {
+                    Some(tensor) => list.push(Some(tensor)),
+                    None => return Ok(None),
+                },
+            }
+        }
+        Ok(Some(list))
+    }
+
+    /// The contents of a value, if they are known while compiling. Computes a deferred node.
+    pub(crate) fn constant(&mut self, v: ValueId) -> Result<Option<Arc<Tensor>>> {
+        if let Some(tensor) = self.constants.get(&v).or(self.graph.value(v).constant.as_ref()) {
+            return Ok(Some(Arc::clone(tensor)));
+        }
+        match self.uses.producer(v) {
+            Some(id) if self.deferred.contains(&id) && self.fold(id)? => {
+                self.deferred.remove(&id);
+                Ok(self.constants.get(&v).cloned())
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Puts a node off until somebody asks for its output.
+    pub(crate) fn defer(&mut self, id: NodeId) {
+        self.deferred.insert(id);
+    }
+
+    /// The slot of a value in a layout; moves it there if it exists in the other one only.
+    pub(crate) fn slot(&mut self, v: ValueId, layout: Layout) -> Result<SlotId> {
+        if let Some(slot) = self.places[v.0 as usize].get(layout) {
+            return Ok(slot);
+        }
+        if let Some(tensor) = self.constant(v)? {
+            let slot = self.constant_slot(&tensor, layout)?;
+            self.places[v.0 as usize].set(layout, slot);
+            return Ok(slot);
+        }
+        if let Some(id) = self.uses.producer(v).filter(|id| self.deferred.contains(id)) {
+            self.deferred.remove(&id);
+            let current = self.current;
+            self.lower_in_float(id)?;
+            self.current = current;
+            return self.slot(v, layout);
+        }
+        let place = self.places[v.0 as usize];
+        let Some(from) = place.standard.or(place.channels_last) else { return Err(self.no_producer(v)) };
+        let slot = self.define(v, layout, self.slots[from.0 as usize].rank);
+        let owner = self.uses.producer(v).or(self.current);
+        self.push(owner, Step::Move(layout), vec![Some(from)], vec![Some(slot)]);
+        Ok(slot)
+    }
+
+    fn lower_in_float(&mut self, id: NodeId) -> Result<()> {
+        self.current = Some(id);
+        let reason = if self.mode == Mode::Simulate { Reason::Simulated } else { Reason::OutputNotQuantized };
+        float::lower(self, id, reason)
+    }
+
+    /// A slot that holds a constant.
+    pub(crate) fn constant_slot(&mut self, tensor: &Arc<Tensor>, layout: Layout) -> Result<SlotId> {
+        let held = match layout {
+            Layout::Standard => Arc::clone(tensor),
+            Layout::ChannelsLast => Arc::new(moved(tensor, layout, &mut self.pool).map_err(|e| self.error(e))?),
+        };
+        let slot = self.new_slot(layout, Some(tensor.rank()));
+        self.slots[slot.0 as usize].constant = Some(held);
+        Ok(slot)
+    }
+
+    /// The layout in which a value was made.
+    pub(crate) fn layout(&self, v: ValueId) -> Layout {
+        self.places[v.0 as usize].first.unwrap_or(Layout::Standard)
+    }
+
+    /// Number of dimensions of a value, where known.
+    pub(crate) fn rank(&self, v: ValueId) -> Option<usize> {
+        let place = self.places[v.0 as usize];
+        let slot = place.standard.or(place.channels_last);
+        let constant = || self.constants.get(&v).map(|t| t.rank());
+        slot.and_then(|s| self.slots[s.0 as usize].rank).or_else(constant).or_else(|| self.graph.value(v).rank())
+    }
+
+    /// A new slot for a value in a layout.
+    pub(crate) fn define(&mut self, v: ValueId, layout: Layout, rank: Option<usize>) -> SlotId {
+        let slot = self.new_slot(layout, rank.or_else(|| self.graph.value(v).rank()));
+        self.places[v.0 as usize].set(layout, slot);
+        slot
+    }
+
+    /// Says that a value lies in a slot that exists.
+    pub(crate) fn alias(&mut self, v: ValueId, layout: Layout, slot: SlotId) {
+        self.places[v.0 as usize].set(layout, slot);
+    }
+
+    /// A slot that belongs to no value of the graph.
+    pub(crate) fn new_slot(&mut self, layout: Layout, rank: Option<usize>) -> SlotId {
+        self.slots.push(Slot { layout, rank, constant: None });
+        self.writer.push(None);
+        SlotId((self.slots.len() - 1) as u32)
+    }
+
+    /// Adds a step that stands for a node.
+    pub(crate) fn emit(&mut self, id: NodeId, step: Step, inputs: Vec<Option<SlotId>>, outputs: Vec<Option<SlotId>>) {
+        self.push(Some(id), step, inputs, outputs);
+    }
+
+    fn push(&mut self, id: Option<NodeId>, step: Step, inputs: Vec<Option<SlotId>>, outputs: Vec<Option<SlotId>>) {
+        let (name, op) = match id.map(|id| self.graph.node(id)) {
+            Some(node) => (Arc::clone(&node.name), node.op_name().into()),
+            None => (self.graph.name.as_str().into(), "outputs".into()),
+        };
+        for slot in outputs.iter().flatten() {
+            self.writer[slot.0 as usize] = Some(self.steps.len());
+        }
+        let node = id.unwrap_or(NodeId(u32::MAX));
+        self.steps.push(Some(StepRow { step, node, name, op, inputs, outputs, frees: Vec::new() }));
+    }
+
+    /// The step that writes a slot, while it may still be changed.
+    pub(crate) fn step_mut(&mut self, slot: SlotId) -> Option<&mut StepRow> {
+        let index = self.writer[slot.0 as usize]?;
+        self.steps[index].as_mut()
+    }
+
+    /// Takes back the step that writes a slot, to emit it again in another form, at the end.
+    pub(crate) fn take_step(&mut self, slot: SlotId) -> Option<StepRow> {
+        let index = self.writer[slot.0 as usize].take()?;
+        self.steps[index].take()
+    }
+
+    /// Emits a step that was taken back.
+    pub(crate) fn put_step(&mut self, row: StepRow) {
+        for slot in row.outputs.iter().flatten() {
+            self.writer[slot.0 as usize] = Some(self.steps.len());
+        }
+        self.steps.push(Some(row));
+    }
+
+    /// Says what became of a node.
+    pub(crate) fn set(&mut self, id: NodeId, status: Status) {
+        self.status.insert(id, status);
+    }
+
+    /// Whether it has been said already.
+    pub(crate) fn is_done(&self, id: NodeId) -> bool {
+        self.status.contains_key(&id)
+    }
+
+    /// Whether a value must exist by itself: it is handed out or observed.
+    pub(crate) fn is_kept(&self, v: ValueId) -> bool {
+        self.kept[v.0 as usize]
+    }
+
+    /// The one input of the one node that reads a value, if there is just one and the value need not exist by itself.
+    pub(crate) fn sole_reader(&self, v: ValueId) -> Option<NodeId> {
+        match self.uses.readers(v) {
+            [one] if !self.is_kept(v) => Some(*one),
+            _ => None,
+        }
+    }
+
+    /// An error of the node being lowered.
+    pub(crate) fn error(&self, cause: OpError) -> Error {
+        match self.current {
+            Some(id) => Error::at(self.graph.node(id), cause),
+            None => Error::Node { node: self.graph.name.clone(), op: "graph".to_owned(), cause },
+        }
+    }
+
+    fn no_producer(&self, v: ValueId) -> Error {
+        let reader = match self.current {
+            Some(id) => self.graph.node(id).name.escape_debug().to_string(),
+            None => "the graph's outputs".to_owned(),
+        };
+        Error::NoProducer { reader, value: self.graph.value(v).name.escape_debug().to_string() }
+    }
+}
+
+/// The steps that are left, each with the slots that nobody reads after it.
+fn with_frees(steps: Vec<Option<StepRow>>, slots: usize, outputs: &[Output]) -> Vec<StepRow> {
+    let mut steps: Vec<StepRow> = steps.into_iter().flatten().collect();
+    let mut read_later = vec![false; slots];
+    for output in outputs {
+        read_later[output.slot.0 as usize] = true;
+    }
+    for row in steps.iter_mut().rev() {
+        for slot in row.outputs.iter().chain(&row.inputs).flatten() {
+            if !std::mem::replace(&mut read_later[slot.0 as usize], true) {
+                row.frees.push(*slot);
+            }
+        }
+    }
+    steps
+}

@@ -1,0 +1,118 @@
+//! Constant folding by running: nodes whose inputs are all constants are computed once.
+
+use crate::error::Result;
+use crate::ops::{Context, OpKernel};
+use quantal_ir::{Graph, Node, NodeId, Op};
+use quantal_kernels::{Isa, Threads};
+use quantal_tensor::Tensor;
+use quantal_tensor::tensor::element_count;
+use std::sync::Arc;
+
+/// A folded result may be this many times larger than its inputs …
+const GROWTH: usize = 16;
+/// … or this large in any case, but never larger than `MOST_BYTES`: the model file would grow by as much.
+const FREE_BYTES: usize = 1 << 20;
+const MOST_BYTES: usize = 64 << 20;
+
+/// Makes constants of the outputs of all nodes whose inputs are constants, and removes those nodes. QuantizeLinear and
+/// DequantizeLinear stay, so that quantized weights stay quantized. Gives the names of the nodes.
+pub fn fold_constants(graph: &mut Graph, isa: Isa) -> Result<Vec<String>> {
+    let ids: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
+    let mut folded = Vec::new();
+    for id in ids {
+        let node = graph.node(id);
+        if quantizes(node.op) {
+            continue;
+        }
+        let inputs: Option<Vec<_>> = node
+            .inputs
+            .iter()
+            .map(|v| v.map(|v| graph.value(v).constant.clone()))
+            .map(|c| match c {
+                None => Some(None),
+                Some(None) => None,
+                Some(tensor) => Some(tensor),
+            })
+            .collect();
+        let Some(results) = inputs.and_then(|inputs| evaluate(graph, node, &inputs, isa)) else { continue };
+        if results.iter().any(|t| t.bytes().len() > MOST_BYTES) {
+            continue;
+        }
+        folded.push(node.name.to_string());
+        let outputs = node.outputs.clone();
+        for (v, tensor) in outputs.into_iter().zip(results) {
+            if let Some(v) = v {
+                graph.set_constant(v, tensor);
+            }
+        }
+        graph.remove_node(id);
+    }
+    Ok(folded)
+}
+
+fn quantizes(op: Op) -> bool {
+    matches!(op, Op::QuantizeLinear | Op::DequantizeLinear | Op::MsQuantizeLinear | Op::MsDequantizeLinear)
+}
+
+/// The outputs of a node on constant inputs; `None` if it cannot be run here (it then says why at run time, on real
+/// data), or if the result would be far larger than the inputs.
+pub(crate) fn evaluate(graph: &Graph, node: &Node, inputs: &[Option<Arc<Tensor>>], isa: Isa) -> Option<Vec<Tensor>> {
+    if !node.captures.is_empty() || matches!(node.op, Op::If | Op::Loop) || is_random(node) {
+        return None;
+    }
+    let given: usize = inputs.iter().flatten().map(|t| t.bytes().len()).sum();
+    let most = given.saturating_mul(GROWTH).max(FREE_BYTES);
+    if expected_bytes(graph, node, inputs)? > most {
+        return None;
+    }
+    let kernel = OpKernel::prepare(node, crate::float::opset(graph, node.op)).ok()?;
+    let threads = Threads::new(1);
+    let inputs: Vec<Option<&Tensor>> = inputs.iter().map(Option::as_deref).collect();
+    let results = kernel.run(&inputs, &Context { isa, threads: &threads }).ok()?;
+    (results.iter().map(|t| t.bytes().len()).sum::<usize>() <= most).then_some(results)
+}
+
+/// Whether a node gives other results each time: a Dropout that trains.
+fn is_random(node: &Node) -> bool {
+    node.op == Op::Dropout && node.input(2).is_some()
+}
+
+/// Bytes that the outputs will have, as far as can be told before running; `None` if it cannot be told for an operator
+/// whose outputs may be large whatever the inputs are.
+fn expected_bytes(graph: &Graph, node: &Node, inputs: &[Option<Arc<Tensor>>]) -> Option<usize> {
+    let element = |v| graph.value(v).dtype.map_or(8, |d| d.size().max(1));
+    let known: Option<usize> = node.outputs.iter().flatten().try_fold(0_usize, |sum, &v| {
+        let count = element_count(&graph.value(v).known_shape()?)?;
+        sum.checked_add(count.checked_mul(element(v))?)
+    });
+    if known.is_some() {
+        return known;
+    }
+    let sizes = || inputs.iter().flatten().map(|t| t.len().max(1));
+    match node.op {
+        // Sizes come from the values of an input.
+        Op::ConstantOfShape
+        | Op::Expand
+        | Op::Tile
+        | Op::Range
+        | Op::Pad
+        | Op::Resize
+        | Op::Upsample
+        | Op::OneHot
+        | Op::EyeLike => {
+            let small = sizes().all(|n| n <= 16);
+            let product = inputs
+                .iter()
+                .flatten()
+                .filter_map(|t| t.to_i64_vec())
+                .flatten()
+                .try_fold(1_i64, |p, v| p.checked_mul(v.checked_abs()?.max(1)))?;
+            (small && product <= 1 << 16).then_some(0)
+        }
+        // At the most each element meets each other one.
+        _ if inputs.iter().flatten().count() > 1 && !matches!(node.op, Op::Concat | Op::Reshape) => {
+            sizes().try_fold(8_usize, usize::checked_mul).or(Some(usize::MAX))
+        }
+        _ => Some(0),
+    }
+}

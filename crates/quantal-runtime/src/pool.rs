@@ -1,0 +1,96 @@
+//! Buffers that outlive their tensor: a run takes what the last one gave back, so that a steady state allocates nothing
+//! big.
+
+use quantal_tensor::{Bytes, DType, OutOfMemory, Tensor, TensorError};
+use std::collections::BTreeMap;
+
+/// A buffer may be this many times larger than what it is taken for, and this many bytes besides.
+const SLACK_RATIO: usize = 2;
+const SLACK_BYTES: usize = 4096;
+
+/// Free buffers by capacity.
+#[derive(Default)]
+pub struct Pool {
+    free: BTreeMap<usize, Vec<Bytes>>,
+    free_bytes: usize,
+    live_bytes: usize,
+    peak_bytes: usize,
+}
+
+impl Pool {
+    /// A buffer of `len` bytes; its contents are whatever the last user left.
+    pub fn bytes(&mut self, len: usize) -> Result<Bytes, TensorError> {
+        let most = len.saturating_mul(SLACK_RATIO).saturating_add(SLACK_BYTES);
+        if let Some((&capacity, list)) = self.free.range_mut(len..=most).next() {
+            let found = list.pop();
+            if list.is_empty() {
+                self.free.remove(&capacity);
+            }
+            self.free_bytes -= capacity;
+            if let Some(bytes) = found.and_then(|b| b.resized(len)) {
+                return Ok(bytes);
+            }
+        }
+        Bytes::zeroed(len).or_else(|OutOfMemory { .. }| {
+            self.clear();
+            Ok(Bytes::zeroed(len)?)
+        })
+    }
+
+    /// A tensor whose contents are to be written whole.
+    pub fn tensor(&mut self, dtype: DType, shape: &[usize]) -> Result<Tensor, TensorError> {
+        let count = quantal_tensor::tensor::element_count(shape);
+        let len = count.and_then(|n| n.checked_mul(dtype.size()));
+        let len = len.ok_or_else(|| TensorError::TooLarge(shape.to_vec()))?;
+        Tensor::from_bytes(dtype, shape, self.bytes(len)?)
+    }
+
+    /// Counts a tensor that has come to life, so that the pool knows how much is worth keeping.
+    pub(crate) fn count(&mut self, tensor: &Tensor) {
+        self.live_bytes = self.live_bytes.saturating_add(tensor.bytes().len());
+        self.peak_bytes = self.peak_bytes.max(self.live_bytes);
+    }
+
+    /// Takes back a tensor that was counted and is not needed any more. Its buffer is kept if nobody shares it and all
+    /// that is free does not come to more than the most that was ever in use.
+    pub(crate) fn give_back(&mut self, tensor: Tensor) {
+        self.live_bytes = self.live_bytes.saturating_sub(tensor.bytes().len());
+        let mut bytes = tensor.into_bytes();
+        let capacity = bytes.capacity();
+        if self.free_bytes.saturating_add(capacity) <= self.peak_bytes && bytes.is_unique() {
+            self.free_bytes += capacity;
+            self.free.entry(capacity).or_default().push(bytes);
+        }
+    }
+
+    /// Takes a tensor out of the count: it leaves the session, or is fed again.
+    pub(crate) fn forget(&mut self, tensor: &Tensor) {
+        self.live_bytes = self.live_bytes.saturating_sub(tensor.bytes().len());
+    }
+
+    fn clear(&mut self) {
+        self.free.clear();
+        self.free_bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_given_back_is_taken_again_unless_it_is_shared() {
+        let mut pool = Pool::default();
+        let a = pool.tensor(DType::F32, &[1000]).unwrap();
+        pool.count(&a);
+        let address = a.bytes().as_ptr();
+        pool.give_back(a);
+        let b = pool.tensor(DType::U8, &[3000]).unwrap();
+        assert_eq!(b.bytes().as_ptr(), address);
+        pool.count(&b);
+        let shared = b.clone();
+        pool.give_back(b);
+        let c = pool.tensor(DType::U8, &[3000]).unwrap();
+        assert_ne!(c.bytes().as_ptr(), shared.bytes().as_ptr());
+    }
+}

@@ -1,0 +1,269 @@
+//! Running a program: feeds in, outputs out, and any observable value on the way.
+
+use crate::control;
+use crate::error::{Error, Result};
+use crate::layout::{Layout, moved};
+use crate::ops::OpError;
+use crate::pool::Pool;
+use crate::program::{Input, Program, SlotId};
+use crate::steps::{Env, Step};
+use quantal_ir::{Dim, NodeId, ValueId};
+use quantal_kernels::Threads;
+use quantal_tensor::{DType, Tensor};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How long one step took.
+#[derive(Clone, Debug)]
+pub struct StepTime {
+    /// The node that the step stands for.
+    pub node: NodeId,
+    /// The node's name.
+    pub name: Arc<str>,
+    /// The node's operator.
+    pub op: Arc<str>,
+    /// The kind of step.
+    pub step: &'static str,
+    /// Wall-clock time of this run, in nanoseconds.
+    pub nanoseconds: u64,
+}
+
+/// Called with each observed value: as float32, in the standard layout.
+pub type Tap<'a> = dyn FnMut(ValueId, &Tensor) + 'a;
+
+/// A program with its threads and memory, run again and again.
+pub struct Session {
+    program: Arc<Program>,
+    threads: Threads,
+    pool: Pool,
+}
+
+impl Session {
+    /// A session with `threads` threads, the calling one included.
+    pub fn new(program: impl Into<Arc<Program>>, threads: usize) -> Self {
+        Self { program: program.into(), threads: Threads::new(threads), pool: Pool::default() }
+    }
+
+    /// The program that it runs.
+    pub fn program(&self) -> &Arc<Program> {
+        &self.program
+    }
+
+    /// Runs the program once: named tensors in, the outputs in the model's order out.
+    pub fn run(&mut self, feeds: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>> {
+        self.observed(feeds, Watch::default())
+    }
+
+    /// The same, and calls `tap` with each of the values in `taps` as it is made. They must be among those that the
+    /// program was compiled to keep ([`crate::compile_observed`]).
+    pub fn run_taps(
+        &mut self,
+        feeds: &[(String, Tensor)],
+        taps: &[ValueId],
+        tap: &mut Tap<'_>,
+    ) -> Result<Vec<(String, Tensor)>> {
+        let mut wanted: BTreeMap<SlotId, Vec<ValueId>> = BTreeMap::new();
+        for v in taps {
+            let found = self.program.taps.iter().find(|t| t.0 == *v);
+            let slot = found.ok_or_else(|| Error::NotObservable { value: format!("#{}", v.0) })?.1;
+            wanted.entry(slot).or_default().push(*v);
+        }
+        self.observed(feeds, Watch { wanted, tap: Some(tap), times: None })
+    }
+
+    /// The same as [`Session::run`], with the time that each step took.
+    pub fn run_profiled(&mut self, feeds: &[(String, Tensor)]) -> Result<(Vec<(String, Tensor)>, Vec<StepTime>)> {
+        let mut times = Vec::with_capacity(self.program.steps.len());
+        let watch = Watch { wanted: BTreeMap::new(), tap: None, times: Some(&mut times) };
+        let outputs = self.observed(feeds, watch)?;
+        Ok((outputs, times))
+    }
+
+    fn observed(&mut self, feeds: &[(String, Tensor)], watch: Watch<'_>) -> Result<Vec<(String, Tensor)>> {
+        let program = Arc::clone(&self.program);
+        let given = bind(&program.inputs, feeds)?;
+        let env = Env { isa: program.isa, threads: &self.threads, pool: &mut self.pool };
+        let mut run = Run { env, steps: 0, scan_bytes: 0 };
+        let results = run.program(&program, given, watch)?;
+        Ok(program.outputs.iter().map(|o| o.name.to_string()).zip(results).collect())
+    }
+}
+
+/// What is looked at during a run of the outermost program.
+#[derive(Default)]
+pub(crate) struct Watch<'a> {
+    wanted: BTreeMap<SlotId, Vec<ValueId>>,
+    tap: Option<&'a mut Tap<'a>>,
+    times: Option<&'a mut Vec<StepTime>>,
+}
+
+impl Watch<'_> {
+    fn show(&mut self, program: &Program, slot: SlotId, tensor: &Tensor, pool: &mut Pool) -> Result<()> {
+        let (Some(values), Some(tap)) = (self.wanted.get(&slot), self.tap.as_mut()) else { return Ok(()) };
+        let standard = match program.slots[slot.0 as usize].layout {
+            Layout::Standard => tensor.clone(),
+            Layout::ChannelsLast => moved(tensor, Layout::Standard, pool).map_err(tap_error)?,
+        };
+        let floats = match standard.dtype() {
+            DType::F32 => standard,
+            other => {
+                let list =
+                    standard.to_f32_vec().ok_or_else(|| tap_error(OpError::Unsupported(format!("taps of {other}"))))?;
+                Tensor::from_slice(standard.shape(), &list)?
+            }
+        };
+        for v in values {
+            tap(*v, &floats);
+        }
+        Ok(())
+    }
+}
+
+fn tap_error(cause: OpError) -> Error {
+    Error::Node { node: "tap".to_owned(), op: "observer".to_owned(), cause }
+}
+
+/// One run, through all subprograms.
+pub(crate) struct Run<'a> {
+    pub(crate) env: Env<'a>,
+    /// Steps done so far.
+    pub(crate) steps: u64,
+    /// Bytes of scan outputs gathered by loops that have not ended.
+    pub(crate) scan_bytes: usize,
+}
+
+impl Run<'_> {
+    /// Runs a program on the tensors of its input and capture slots; gives its outputs.
+    pub(crate) fn program(
+        &mut self,
+        program: &Program,
+        given: Vec<(SlotId, Tensor)>,
+        mut watch: Watch<'_>,
+    ) -> Result<Vec<Tensor>> {
+        let mut values: Vec<Option<Tensor>> = Vec::new();
+        values.resize_with(program.slots.len(), || None);
+        let watching = watch.tap.is_some();
+        if watching {
+            for (i, slot) in program.slots.iter().enumerate() {
+                if let Some(tensor) = &slot.constant {
+                    watch.show(program, SlotId(i as u32), tensor, self.env.pool)?;
+                }
+            }
+        }
+        for (slot, tensor) in given {
+            self.env.pool.count(&tensor);
+            if watching {
+                watch.show(program, slot, &tensor, self.env.pool)?;
+            }
+            values[slot.0 as usize] = Some(tensor);
+        }
+        for row in &program.steps {
+            let start = watch.times.is_some().then(Instant::now);
+            self.steps += 1;
+            let results = {
+                let inputs: Vec<Option<&Tensor>> =
+                    row.inputs.iter().map(|s| s.and_then(|s| tensor_of(program, &values, s))).collect();
+                match &row.step {
+                    Step::If(branches) => control::run_if(branches, &inputs, self, row)?,
+                    Step::Loop(turns) => control::run_loop(turns, &inputs, self, row)?,
+                    step => step.run(&inputs, &mut self.env).map_err(|cause| Error::in_step(row, cause))?,
+                }
+            };
+            if let (Some(times), Some(start)) = (watch.times.as_mut(), start) {
+                let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                let (name, op) = (Arc::clone(&row.name), Arc::clone(&row.op));
+                times.push(StepTime { node: row.node, name, op, step: row.step.name(), nanoseconds });
+            }
+            for (slot, tensor) in row.outputs.iter().zip(results) {
+                self.env.pool.count(&tensor);
+                match slot {
+                    Some(slot) => {
+                        if watching {
+                            watch.show(program, *slot, &tensor, self.env.pool)?;
+                        }
+                        values[slot.0 as usize] = Some(tensor);
+                    }
+                    None => self.env.pool.give_back(tensor),
+                }
+            }
+            for slot in &row.frees {
+                if let Some(tensor) = values[slot.0 as usize].take() {
+                    self.env.pool.give_back(tensor);
+                }
+            }
+        }
+        let mut outputs = Vec::with_capacity(program.outputs.len());
+        for output in &program.outputs {
+            let tensor = tensor_of(program, &values, output.slot);
+            outputs.push(tensor.cloned().ok_or_else(|| Error::NoProducer {
+                reader: "the outputs".to_owned(),
+                value: output.name.escape_debug().to_string(),
+            })?);
+        }
+        for tensor in values.iter().flatten() {
+            self.env.pool.forget(tensor);
+        }
+        Ok(outputs)
+    }
+}
+
+fn tensor_of<'a>(program: &'a Program, values: &'a [Option<Tensor>], slot: SlotId) -> Option<&'a Tensor> {
+    values[slot.0 as usize].as_ref().or(program.slots[slot.0 as usize].constant.as_deref())
+}
+
+/// Checks the feeds against the inputs and puts each into its slot.
+fn bind(inputs: &[Input], feeds: &[(String, Tensor)]) -> Result<Vec<(SlotId, Tensor)>> {
+    let names = || inputs.iter().map(|i| i.name.escape_debug().to_string()).collect::<Vec<_>>();
+    let known: BTreeMap<&str, &Input> = inputs.iter().map(|i| (&*i.name, i)).collect();
+    let mut seen = BTreeSet::new();
+    let mut symbols: BTreeMap<&str, (&str, usize)> = BTreeMap::new();
+    let mut bound = Vec::with_capacity(inputs.len());
+    for (name, tensor) in feeds {
+        let printed = || name.escape_debug().to_string();
+        let Some(input) = known.get(name.as_str()) else {
+            return Err(Error::UnknownInput { input: printed(), inputs: names() });
+        };
+        if !seen.insert(name.as_str()) {
+            return Err(Error::RepeatedInput { input: printed() });
+        }
+        if let Some(wanted) = input.dtype.filter(|&d| d != tensor.dtype()) {
+            return Err(Error::InputType { input: printed(), wanted, found: tensor.dtype() });
+        }
+        bound.push((input.slot, tensor.clone()));
+    }
+    for input in inputs {
+        let Some((_, tensor)) = feeds.iter().find(|(name, _)| **name == *input.name) else {
+            return Err(Error::MissingInput { input: input.name.escape_debug().to_string(), inputs: names() });
+        };
+        check_shape(input, tensor, &mut symbols)?;
+    }
+    Ok(bound)
+}
+
+fn check_shape<'a>(input: &'a Input, tensor: &Tensor, symbols: &mut BTreeMap<&'a str, (&'a str, usize)>) -> Result<()> {
+    let Some(shape) = &input.shape else { return Ok(()) };
+    let printed = || input.name.escape_debug().to_string();
+    let fits = shape.len() == tensor.rank()
+        && shape.iter().zip(tensor.shape()).all(|(d, n)| d.known().is_none_or(|known| known == *n));
+    if !fits {
+        let dims: Vec<String> = shape.iter().map(Dim::to_string).collect();
+        let wanted = format!("[{}]", dims.join(", "));
+        return Err(Error::InputShape { input: printed(), wanted, found: tensor.shape().to_vec() });
+    }
+    for (dim, &size) in shape.iter().zip(tensor.shape()) {
+        if let Dim::Symbol(symbol) = dim {
+            let (other, other_size) = *symbols.entry(symbol).or_insert((&input.name, size));
+            if other_size != size {
+                return Err(Error::Symbol {
+                    symbol: symbol.escape_debug().to_string(),
+                    input: printed(),
+                    size,
+                    other: other.escape_debug().to_string(),
+                    other_size,
+                });
+            }
+        }
+    }
+    Ok(())
+}
