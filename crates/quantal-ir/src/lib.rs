@@ -10,6 +10,7 @@ pub mod graph;
 pub mod import;
 pub mod infer;
 pub mod op;
+pub mod qdq;
 pub mod quant_plan;
 pub mod upgrade;
 
@@ -18,4 +19,5 @@ pub use export::export;
 pub use graph::{Dim, Graph, Node, NodeId, Value, ValueId};
 pub use import::{ImportError, import};
 pub use op::{Op, QuantClass};
+pub use qdq::{extract_qdq, insert_qdq};
 pub use quant_plan::{Encoding, Params, QuantPlan};

@@ -8,6 +8,7 @@ pub mod conv;
 pub mod gemm;
 pub mod pool;
 pub mod quant;
+pub mod weighted;
 
 /// What quantization does with an operator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

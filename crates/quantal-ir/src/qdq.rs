@@ -1,0 +1,332 @@
+//! The bridge between the side table and the graph: [`insert_qdq`] writes a [`QuantPlan`] as QuantizeLinear and
+//! DequantizeLinear nodes, [`extract_qdq`] reads it back. QDQ is the only form in which decisions leave.
+
+use crate::attrs::{Attr, AttrError, Attrs};
+use crate::graph::{Graph, Node, NodeId, ValueId};
+use crate::op::Op;
+use crate::op::quant::granularity;
+use crate::op::weighted::Weighted;
+use crate::quant_plan::{Encoding, Params, QuantPlan};
+use quantal_onnx::quote;
+use quantal_tensor::{DType, Granularity, QParams, Scheme, Storage, Tensor, TensorError, arith};
+
+/// Why a plan cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum QdqError {
+    /// An encoding does not fit its value.
+    #[error("value {value}: {problem}")]
+    Value {
+        /// The value's name, quoted.
+        value: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A tensor could not be made.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// An attribute of a Q or DQ node is wrong.
+    #[error(transparent)]
+    Attr(#[from] AttrError),
+    /// The nodes cannot be ordered.
+    #[error(transparent)]
+    Cycle(#[from] crate::graph::Cycle),
+}
+
+fn wrong(graph: &Graph, v: ValueId, problem: impl Into<String>) -> QdqError {
+    QdqError::Value { value: quote(&graph.value(v).name), problem: problem.into() }
+}
+
+/// Writes every encoding of `plan` into a copy of `graph`.
+///
+/// A constant becomes integer codes behind a DequantizeLinear; any other value gets a pair Q → DQ that all its readers
+/// read from. The bias of a weighted node with encoded data and weights becomes 32-bit codes at scale `s_x · s_w[c]`.
+/// Values keep their names: that of a graph output moves to the DequantizeLinear.
+pub fn insert_qdq(graph: &Graph, plan: &QuantPlan) -> Result<Graph, QdqError> {
+    let mut out = graph.clone();
+    let biased: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
+    for id in biased {
+        quantize_bias(&mut out, plan, id)?;
+    }
+    for (&v, encoding) in &plan.encodings {
+        let params = encoding.qparams().ok_or_else(|| wrong(graph, v, "has an encoding without numbers"))?;
+        if graph.value(v).constant.is_some() {
+            quantize_constant(&mut out, v, &encoding.scheme, params)?;
+        } else {
+            quantize_activation(&mut out, v, &encoding.scheme, params)?;
+        }
+    }
+    out.sort()?;
+    Ok(out)
+}
+
+fn quantize_bias(graph: &mut Graph, plan: &QuantPlan, id: NodeId) -> Result<(), QdqError> {
+    let Some(w) = Weighted::of(graph, graph.node(id)) else { return Ok(()) };
+    let encoding = |v: ValueId| plan.encodings.get(&v).and_then(Encoding::qparams);
+    let (Some(bias), Some(px), Some(pw)) = (w.bias, encoding(w.data), encoding(w.weight)) else { return Ok(()) };
+    let Some(tensor) = graph.constant(Some(bias)).cloned() else { return Ok(()) };
+    let Some(values) = tensor.get::<f32>() else { return Ok(()) };
+    // Gemm lets the bias be broadcast, and scales it by beta; only one entry a channel has a scale of its own.
+    let beta = graph.node(id).attrs.float_or("beta", 1.0)?;
+    let alpha = graph.node(id).attrs.float_or("alpha", 1.0)?;
+    let channels = if pw.scale.len() == 1 { values.len() } else { pw.scale.len() };
+    if tensor.rank() != 1 || values.len() != channels || beta != 1.0 || alpha != 1.0 || px.scale.len() != 1 {
+        return Ok(());
+    }
+    let scales: Vec<f32> = pw.scale.iter().map(|s| px.scale[0] * s).collect();
+    if let Some(s) = scales.iter().find(|s| !s.is_normal()) {
+        return Err(wrong(graph, bias, format!("is a bias whose scale would be {s}")));
+    }
+    let code = |(c, &b): (usize, &f32)| arith::quantize(b, scales[c % scales.len()], 0, i32::MIN + 1, i32::MAX);
+    let codes: Vec<i32> = values.iter().enumerate().map(code).collect();
+    let name = graph.value(bias).name.to_string();
+    let codes = Tensor::from_slice(&[codes.len()], &codes)?;
+    let y = dequantized(graph, &name, codes, &QParams { zero_point: vec![0; scales.len()], scale: scales }, Some(0))?;
+    graph.node_mut(id).inputs[2] = Some(y);
+    Ok(())
+}
+
+/// Codes, their parameters, and the DequantizeLinear that reads them; gives its output.
+fn dequantized(
+    graph: &mut Graph,
+    name: &str,
+    codes: Tensor,
+    params: &QParams,
+    axis: Option<usize>,
+) -> Result<ValueId, QdqError> {
+    let (dtype, shape) = (codes.dtype(), codes.shape().iter().map(|&d| crate::Dim::Known(d)).collect());
+    let q = graph.add_constant(&format!("{name}_quantized"), codes);
+    let (scale, zero_point) = param_constants(graph, name, params, dtype)?;
+    let y = graph.add_value(&format!("{name}_dequantized"), Some(DType::F32), Some(shape));
+    let mut attrs = Attrs::new();
+    if let (Some(axis), true) = (axis, params.scale.len() > 1) {
+        attrs.set("axis", Attr::Int(axis as i64));
+    }
+    let node = format!("{name}_DequantizeLinear");
+    graph.add_node(Node::new(Op::DequantizeLinear, &node, vec![Some(q), Some(scale), zero_point], vec![y], attrs));
+    Ok(y)
+}
+
+/// Constants for scale and zero point; 32-bit codes have no zero point.
+fn param_constants(
+    graph: &mut Graph,
+    name: &str,
+    params: &QParams,
+    dtype: DType,
+) -> Result<(ValueId, Option<ValueId>), QdqError> {
+    let n = params.scale.len();
+    let shape: &[usize] = if n == 1 { &[] } else { &[n] };
+    let scale = graph.add_constant(&format!("{name}_scale"), Tensor::from_slice(shape, &params.scale)?);
+    let zero_point = match dtype {
+        DType::U8 => Tensor::from_slice(shape, &params.zero_point.iter().map(|&z| z as u8).collect::<Vec<_>>())?,
+        DType::I8 => Tensor::from_slice(shape, &params.zero_point.iter().map(|&z| z as i8).collect::<Vec<_>>())?,
+        _ => return Ok((scale, None)),
+    };
+    Ok((scale, Some(graph.add_constant(&format!("{name}_zero_point"), zero_point))))
+}
+
+/// Codes of a float tensor under a scheme, by arith (1).
+pub fn quantize_tensor(tensor: &Tensor, scheme: &Scheme, params: &QParams) -> Result<Tensor, TensorError> {
+    let x = tensor.as_slice::<f32>();
+    let inner = match scheme.granularity {
+        Granularity::PerChannel { axis } => tensor.shape()[axis + 1..].iter().product(),
+        Granularity::PerTensor | Granularity::PerToken | Granularity::PerBlock { .. } => usize::MAX,
+    };
+    let channels = params.scale.len();
+    let code = |(i, &x): (usize, &f32)| {
+        let c = i / inner % channels;
+        arith::quantize(x, params.scale[c], params.zero_point[c], scheme.qmin, scheme.qmax)
+    };
+    let codes = x.iter().enumerate().map(code);
+    match scheme.storage {
+        Storage::U8 => Tensor::from_slice(tensor.shape(), &codes.map(|q| q as u8).collect::<Vec<_>>()),
+        Storage::S8 => Tensor::from_slice(tensor.shape(), &codes.map(|q| q as i8).collect::<Vec<_>>()),
+    }
+}
+
+fn channel_axis(graph: &Graph, v: ValueId, scheme: &Scheme, params: &QParams) -> Result<Option<usize>, QdqError> {
+    let shape = graph.value(v).known_shape().unwrap_or_default();
+    let (axis, wanted) = match scheme.granularity {
+        Granularity::PerTensor => (None, 1),
+        Granularity::PerChannel { axis } => match shape.get(axis) {
+            Some(&n) => (Some(axis), n),
+            None => return Err(wrong(graph, v, format!("has no axis {axis} to hold channels"))),
+        },
+        Granularity::PerToken | Granularity::PerBlock { .. } => {
+            return Err(wrong(graph, v, "has a granularity that a QDQ model cannot hold yet"));
+        }
+    };
+    if params.scale.len() != wanted || params.zero_point.len() != wanted {
+        let problem = format!("needs {wanted} scales and zero points, found {}", params.scale.len());
+        return Err(wrong(graph, v, problem));
+    }
+    match params.scale.iter().find(|s| !s.is_normal() || **s < 0.0) {
+        Some(s) => Err(wrong(graph, v, format!("has the scale {s}"))),
+        None => Ok(axis),
+    }
+}
+
+fn quantize_constant(graph: &mut Graph, v: ValueId, scheme: &Scheme, params: &QParams) -> Result<(), QdqError> {
+    let axis = channel_axis(graph, v, scheme, params)?;
+    let tensor = graph.constant(Some(v)).cloned().filter(|t| t.dtype() == DType::F32);
+    let tensor = tensor.ok_or_else(|| wrong(graph, v, "is not a float32 constant"))?;
+    let codes = quantize_tensor(&tensor, scheme, params)?;
+    let name = graph.value(v).name.to_string();
+    let y = dequantized(graph, &name, codes, params, axis)?;
+    graph.replace_value(v, y);
+    Ok(())
+}
+
+fn quantize_activation(graph: &mut Graph, v: ValueId, scheme: &Scheme, params: &QParams) -> Result<(), QdqError> {
+    channel_axis(graph, v, scheme, params)?;
+    if (scheme.qmin, scheme.qmax) != scheme.storage.full_range() || params.scale.len() != 1 {
+        return Err(wrong(graph, v, "is an activation: it needs one scale and the full range of its type"));
+    }
+    let name = graph.value(v).name.to_string();
+    let (dtype, shape) = (scheme.storage.dtype(), graph.value(v).shape.clone());
+    let (scale, zero_point) = param_constants(graph, &name, params, dtype)?;
+    let codes = graph.add_value(&format!("{name}_quantized"), Some(dtype), shape.clone());
+    let fresh =
+        |graph: &mut Graph, suffix: &str| graph.add_value(&format!("{name}_{suffix}"), Some(DType::F32), shape.clone());
+    // The name of a graph output stays with what leaves the graph: there the value before gets the new name.
+    let (x, y) = if graph.is_output(v) && !graph.inputs.contains(&v) {
+        let x = fresh(graph, "float");
+        if let Some(id) = graph.uses().producer(v) {
+            for o in graph.node_mut(id).outputs.iter_mut().flatten().filter(|o| **o == v) {
+                *o = x;
+            }
+        }
+        (x, v)
+    } else {
+        let y = fresh(graph, "dequantized");
+        graph.replace_value(v, y);
+        (v, y)
+    };
+    let (q, dq) = (format!("{name}_QuantizeLinear"), format!("{name}_DequantizeLinear"));
+    let inputs = |x| vec![Some(x), Some(scale), zero_point];
+    graph.add_node(Node::new(Op::QuantizeLinear, &q, inputs(x), vec![codes], Attrs::new()));
+    graph.add_node(Node::new(Op::DequantizeLinear, &dq, inputs(codes), vec![y], Attrs::new()));
+    Ok(())
+}
+
+/// The parameters of a Q or DQ node on data of `rank` dimensions, if they are constants.
+pub fn params_of(graph: &Graph, node: &Node, rank: usize) -> Result<Option<(Scheme, QParams)>, QdqError> {
+    let (Some(scale), Some(dtype)) = (graph.constant(node.input(1)), code_type(graph, node)) else { return Ok(None) };
+    let Some(values) = scale.get::<f32>().map(<[f32]>::to_vec) else { return Ok(None) };
+    let zero_point = match (node.input(2), graph.constant(node.input(2))) {
+        (None, _) => vec![0; values.len()],
+        (Some(_), Some(t)) => match t.to_i64_vec() {
+            Some(z) if z.len() == values.len() => z.into_iter().map(|z| z as i32).collect(),
+            _ => return Ok(None),
+        },
+        (Some(_), None) => return Ok(None),
+    };
+    let storage = match dtype {
+        DType::U8 => Storage::U8,
+        DType::I8 => Storage::S8,
+        _ => return Ok(None),
+    };
+    let (qmin, qmax) = storage.full_range();
+    let symmetric = zero_point.iter().all(|&z| z == if storage == Storage::S8 { 0 } else { 128 });
+    let granularity = granularity(&node.attrs, rank, scale.shape())?;
+    Ok(Some((Scheme { storage, qmin, qmax, symmetric, granularity }, QParams { scale: values, zero_point })))
+}
+
+/// The type of the codes that a Q node makes or a DQ node reads.
+pub fn code_type(graph: &Graph, node: &Node) -> Option<DType> {
+    let of = |i: usize| node.input(i).and_then(|v| graph.value(v).dtype);
+    match node.op {
+        Op::DequantizeLinear | Op::MsDequantizeLinear => of(0).or_else(|| of(2)),
+        _ => of(2).or_else(|| {
+            let declared = node.attrs.int("output_dtype").ok().flatten().filter(|&d| d != 0);
+            declared.map_or(Some(DType::U8), |d| DType::from_onnx(d as i32))
+        }),
+    }
+}
+
+/// Takes every Q → DQ pair and every dequantized constant out of a graph, and gives what they said as a plan. Pairs
+/// whose parameters are not constant, or differ between Q and DQ, stay.
+pub fn extract_qdq(graph: &Graph) -> Result<(Graph, QuantPlan), QdqError> {
+    let mut out = graph.clone();
+    let mut plan = QuantPlan::default();
+    let ids: Vec<NodeId> = graph.nodes().filter(|(_, n)| n.op == Op::DequantizeLinear).map(|(id, _)| id).collect();
+    for id in ids {
+        let node = out.node(id).clone();
+        let (Some(codes), Some(y)) = (node.input(0), node.output(0)) else { continue };
+        if let Some(tensor) = out.constant(Some(codes)).cloned() {
+            if let Some((float, encoding)) = float_constant(&out, &node, &tensor)? {
+                let v = out.add_constant(&format!("{}_float", out.value(codes).name), float);
+                out.replace_value(y, v);
+                out.remove_node(id);
+                plan.encodings.extend(encoding.map(|e| (v, e)));
+            }
+            continue;
+        }
+        let producer = out.uses().producer(codes).map(|p| (p, out.node(p).clone()));
+        let Some((q_id, q)) = producer.filter(|(_, p)| p.op == Op::QuantizeLinear) else { continue };
+        let Some(x) = q.input(0) else { continue };
+        let rank = out.value(x).rank().unwrap_or(0);
+        let (Some(a), Some(b)) = (params_of(&out, &q, rank)?, params_of(&out, &node, rank)?) else { continue };
+        if a != b {
+            continue;
+        }
+        plan.encodings
+            .insert(x, Encoding { scheme: a.0, params: Params::Static(a.1), why: "read from the model".into() });
+        restore(&mut out, x, y);
+        out.remove_node(id);
+        if out.uses().readers(codes).is_empty() {
+            out.remove_node(q_id);
+        }
+    }
+    out.sort()?;
+    Ok((out, plan))
+}
+
+/// Makes the readers of `y` read `x`; where `y` leaves the graph, `x` takes its place under the name of `y`.
+fn restore(graph: &mut Graph, x: ValueId, y: ValueId) {
+    let maker = graph.uses().producer(x);
+    if let (true, Some(id)) = (graph.is_output(y), maker) {
+        for o in graph.node_mut(id).outputs.iter_mut().flatten().filter(|o| **o == x) {
+            *o = y;
+        }
+        graph.replace_value(x, y);
+    } else {
+        graph.replace_value(y, x);
+    }
+}
+
+/// The float tensor behind a DQ of constant codes, and its encoding if the codes have 8 bits.
+fn float_constant(graph: &Graph, node: &Node, codes: &Tensor) -> Result<Option<(Tensor, Option<Encoding>)>, QdqError> {
+    let Some(scale) = graph.constant(node.input(1)).and_then(|t| t.get::<f32>().map(<[f32]>::to_vec)) else {
+        return Ok(None);
+    };
+    let zero_point = match (node.input(2), graph.constant(node.input(2))) {
+        (Some(_), None) => return Ok(None),
+        (_, Some(t)) => t.to_i64_vec().unwrap_or_default(),
+        (None, None) => vec![0; scale.len()],
+    };
+    let shape = graph.constant(node.input(1)).map(|t| t.shape().to_vec()).unwrap_or_default();
+    let inner = match granularity(&node.attrs, codes.rank(), &shape)? {
+        Granularity::PerChannel { axis } => codes.shape()[axis + 1..].iter().product(),
+        Granularity::PerTensor => usize::MAX,
+        Granularity::PerToken | Granularity::PerBlock { .. } => return Ok(None),
+    };
+    let Some(q) = codes.to_i64_vec().filter(|_| zero_point.len() == scale.len() && !scale.is_empty()) else {
+        return Ok(None);
+    };
+    let real = |(i, &q): (usize, &i64)| {
+        let c = i / inner % scale.len();
+        arith::dequantize(q as i32, scale[c], zero_point[c] as i32)
+    };
+    let float = Tensor::from_slice(codes.shape(), &q.iter().enumerate().map(real).collect::<Vec<f32>>())?;
+    let params = params_of(graph, node, codes.rank())?;
+    let encoding = params.map(|(scheme, p)| Encoding {
+        // Codes that leave −128 out were made for the narrow range.
+        scheme: Scheme { qmin: if q.contains(&-128) { scheme.qmin } else { scheme.qmin.max(-127) }, ..scheme },
+        params: Params::Static(p),
+        why: "read from the model".into(),
+    });
+    Ok(Some((float, encoding)))
+}
+
+#[cfg(test)]
+mod tests;
