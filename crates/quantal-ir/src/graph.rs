@@ -180,6 +180,11 @@ impl Graph {
         self.nodes.iter().flatten().count()
     }
 
+    /// Whether the node is still there.
+    pub fn contains(&self, id: NodeId) -> bool {
+        self.nodes[id.0 as usize].is_some()
+    }
+
     /// A node that is in the graph.
     ///
     /// # Panics

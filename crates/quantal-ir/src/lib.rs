@@ -10,6 +10,7 @@ pub mod graph;
 pub mod import;
 pub mod infer;
 pub mod op;
+pub mod passes;
 pub mod qdq;
 pub mod quant_plan;
 pub mod upgrade;
