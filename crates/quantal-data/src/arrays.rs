@@ -31,7 +31,7 @@ impl Stack {
             vec![(String::new(), npy::from_bytes(&name, &bytes)?)]
         };
         let label = take_label(&mut arrays, inputs);
-        let arrays: Vec<(InputSpec, Tensor)> = matched(&name, arrays, inputs)?;
+        let arrays: Vec<(InputSpec, Tensor)> = matched(&name, arrays, inputs, Naming::Any)?;
         let firsts: Vec<Option<usize>> = arrays.iter().map(|(_, t)| t.shape().first().copied()).collect();
         let batches: Vec<Option<usize>> = arrays.iter().map(|(i, _)| i.shape.first().map(|d| d.unwrap_or(1))).collect();
         let same =
@@ -83,17 +83,29 @@ pub(crate) fn take_label(arrays: &mut Vec<(String, Tensor)>, inputs: &[InputSpec
     (arrays.len() > 1).then(|| arrays.remove(at).1)
 }
 
-/// Each input with its array: by name, or the only array for the only input.
+/// How strictly the only array must be named like the only input.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Naming {
+    /// By any name: a file of features, where the shape tells enough.
+    Any,
+    /// By the input's name, or the name that numpy gives to an array without one.
+    Strict,
+}
+
+/// Each input with its array.
 pub(crate) fn matched(
     path: &str,
     mut arrays: Vec<(String, Tensor)>,
     inputs: &[InputSpec],
+    naming: Naming,
 ) -> Result<Vec<(InputSpec, Tensor)>, Error> {
     if let ([input], [(name, _)]) = (inputs, arrays.as_mut_slice()) {
-        name.clone_from(&input.name);
+        if naming == Naming::Any || matches!(name.as_str(), "" | "arr_0") {
+            name.clone_from(&input.name);
+        }
     } else if arrays.len() == 1 && arrays[0].0.is_empty() {
         let names: Vec<String> = inputs.iter().map(|i| format!("`{}`", one_line(&i.name))).collect();
-        let message = format!("an .npy file feeds one input, the model has {} ({})", inputs.len(), names.join(", "));
+        let message = format!("it has {} inputs ({}), and one array feeds one", inputs.len(), names.join(", "));
         return Err(Error::Inputs { kind: "an .npy file", message });
     }
     inputs.iter().map(|input| Ok((input.clone(), find(path, &arrays, input)?.clone()))).collect()

@@ -1,6 +1,6 @@
 //! A dataset: what a path holds, checked against the model, and its samples as a stream.
 
-use crate::arrays::{Stack, matched, take_label};
+use crate::arrays::{Naming, Stack, matched, take_label};
 use crate::error::{Error, one_line, shown};
 use crate::fit::{InputSpec, batch_of_one, fit, fit_sample};
 use crate::image::{Pixels, Plan};
@@ -302,7 +302,7 @@ impl Dataset {
                 label = label.or(inside.as_deref().and_then(|l| if let &[one] = l { Some(one) } else { None }));
                 let feed = |(input, tensor): (InputSpec, Tensor)| Ok((input.name.clone(), fit(&path, &input, tensor)?));
                 let feeds: Result<Vec<_>, Error> =
-                    matched(&path, arrays, &self.inputs)?.into_iter().map(feed).collect();
+                    matched(&path, arrays, &self.inputs, Naming::Strict)?.into_iter().map(feed).collect();
                 (shown(&files.name(i)), feeds?)
             }
             Source::Npy(files) => {
@@ -310,7 +310,8 @@ impl Dataset {
                 let array = vec![(String::new(), npz::read_npy(&files.path(i))?)];
                 let feed =
                     |(input, tensor): (InputSpec, Tensor)| Ok((input.name.clone(), fit_sample(&path, &input, tensor)?));
-                let feeds: Result<Vec<_>, Error> = matched(&path, array, &self.inputs)?.into_iter().map(feed).collect();
+                let feeds: Result<Vec<_>, Error> =
+                    matched(&path, array, &self.inputs, Naming::Strict)?.into_iter().map(feed).collect();
                 (shown(&files.name(i)), feeds?)
             }
             Source::Raw(files, shape) => {

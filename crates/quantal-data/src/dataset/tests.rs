@@ -110,10 +110,7 @@ fn a_folder_of_npz_feeds_inputs_by_name_with_shapes_that_vary() {
     assert_eq!(samples[0].feeds[0].1.as_slice::<i64>(), [7; 5]);
     assert_eq!(samples[1].feeds[1].1.shape(), [1, 3]);
     assert!(matches!(open(folder.path(), &[free("ids"), free("types")]), Err(Error::MissingInput { .. })));
-    assert!(matches!(
-        open(folder.path(), &[input("ids", DType::I64, &[0, 4])]),
-        Err(Error::MissingInput { .. } | Error::Shape { .. })
-    ));
+    assert!(matches!(open(folder.path(), &[input("ids", DType::I64, &[0, 4])]), Err(Error::Shape { .. })));
     fs::write(folder.path().join("x.npy"), []).unwrap();
     assert!(matches!(open(folder.path(), &[free("ids")]), Err(Error::Mixed { .. })));
 }
