@@ -12,13 +12,20 @@
 // Intrinsics come by the hundred.
 #![allow(clippy::wildcard_imports)]
 
+mod binary;
+mod calibrate;
 mod conv;
+mod conv_transpose;
+mod dwconv;
 mod gather;
 mod gemm;
 mod lanes;
 mod math;
+mod norm;
 mod pack;
 mod peak;
+mod pooling;
+mod reduce;
 mod rows;
 mod scratch;
 #[cfg(test)]
@@ -28,8 +35,15 @@ mod unary;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use binary::{Binary, Operand, binary, binary_in_place};
+pub use calibrate::{Extremes, histogram, min_max};
 pub use conv::{PackedConv, conv};
+pub use conv_transpose::{PackedConvTranspose, conv_transpose, valid_transposed};
+pub use dwconv::{PackedDw, dwconv};
 pub use gemm::{AView, Epilogue, Residual, gemm};
+pub use norm::{LayerNorm, layer_norm, softmax};
 pub use pack::{BView, PackedB};
 pub use peak::fma_loop;
+pub use pooling::{Pool, pool};
+pub use reduce::{Reduce, reduce};
 pub use unary::{Unary, unary, unary_in_place};

@@ -1,8 +1,15 @@
 //! The table: one row of kernels per instruction set, each the same generic body compiled for it.
 
+use super::binary::{self, Pairs};
+use super::calibrate::{self, Bins, MinMax};
+use super::conv_transpose::{self, TransposedRow};
+use super::dwconv::{self, DwRow};
 use super::gather::{self, Gather};
 use super::lanes::{FloatIsa, Portable};
+use super::norm::{self, Norm};
 use super::peak::{self, Peak};
+use super::pooling::{self, PoolRow};
+use super::reduce::{self, Outputs};
 use super::tile::{self, Tile};
 use super::unary::{self, Map};
 #[cfg(target_arch = "x86_64")]
@@ -56,6 +63,14 @@ rows! {
     peak(Peak) = peak::peak;
     map(Map) = unary::map;
     gather(Gather<'_>) = gather::gather;
+    pairs(Pairs) = binary::pairs;
+    dw_row(DwRow<'_>) = dwconv::dw_row;
+    transposed_row(TransposedRow<'_>) = conv_transpose::transposed_row;
+    pool_row(PoolRow<'_>) = pooling::pool_row;
+    reduce_axis(Outputs<'_>) = reduce::reduce_axis;
+    norm(Norm<'_>) = norm::norm;
+    min_max(MinMax<'_>) = calibrate::min_max_by;
+    histogram_index(Bins<'_>) = calibrate::histogram_index;
 }
 
 /// The row for an instruction set: `isa` proves that the CPU has it.
