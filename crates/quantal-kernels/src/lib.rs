@@ -4,12 +4,32 @@
 //! `unsafe` of the project lives here (and in one file of `quantal-tensor`): the public face is safe whole operations,
 //! bounds are asserted once at that edge, and raw pointers are used only behind it.
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks, clippy::missing_safety_doc)]
+// Intrinsics inline only into functions compiled for their instruction set, so every layer between must vanish.
+#![allow(clippy::inline_always)]
 
+pub(crate) mod arena;
+pub(crate) mod chunks;
+pub mod conv;
+pub mod dwconv;
+pub mod eltwise;
+pub mod error;
 pub mod float;
+pub mod gemm;
 pub mod geometry;
 pub mod isa;
+pub mod kernel;
+pub mod lut;
+pub mod pack;
+pub mod pooling;
+pub mod quantize;
+pub(crate) mod simd;
+pub mod softmax;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod threads;
+pub mod transpose;
 
+pub use error::KernelError;
 pub use geometry::ConvGeometry;
 pub use isa::{Isa, Level};
 pub use threads::Threads;

@@ -12,6 +12,9 @@
 //! (6) table         y = quantize(f32(f(f64(dequantize(q))))) for each of the 256 codes q
 //! (7) range         asymmetric: s = (max − min) / (qmax − qmin), z = clamp(rne(qmin − min / s));
 //!                   symmetric: s = 2·max(|min|, |max|) / (qmax − qmin), z = the middle code
+//! (8) softmax       y = clamp(rne(f32(t[d]) · m) + z_y) over a row, with d = max q − q, t[d] = rne(2²² · exp(−s_x · d)),
+//!                   m = 1 / (f32(Σ t[d]) · s_y): t from f64, the sum exact in 64 bits
+//! (9) dynamic       u8: s = (max − min) / 255, z = clamp(rne(0 − min / s), 0, 255), min and max of the tensor and 0
 //! ```
 //!
 //! `rne` rounds half to even. Every operation is one IEEE-754 f32 operation, in the order written: `x / s` is a true
@@ -106,6 +109,41 @@ pub fn range_to_qparams(min: f32, max: f32, qmin: i32, qmax: i32, symmetric: boo
     Some((scale as f32, zero_point))
 }
 
+/// The terms of equation (8), indexed by the distance from the largest code of the row.
+pub fn softmax_table(scale_x: f32) -> [u32; 256] {
+    std::array::from_fn(|d| (4_194_304.0 * libm::exp(-f64::from(scale_x) * d as f64)).round_ties_even() as u32)
+}
+
+/// The multiplier of equation (8) for a row whose terms add up to `sum`.
+#[inline]
+pub fn softmax_multiplier(sum: u64, scale_y: f32) -> f32 {
+    1.0 / (sum as f32 * scale_y)
+}
+
+/// Equation (8) over one row of codes.
+pub fn softmax(row: &[i32], scale_x: f32, output: Affine) -> Vec<i32> {
+    let table = softmax_table(scale_x);
+    let max = row.iter().copied().max().unwrap_or(0);
+    let terms: Vec<u32> = row.iter().map(|q| table[(max - q) as usize]).collect();
+    let multiplier = softmax_multiplier(terms.iter().copied().map(u64::from).sum(), output.scale);
+    let code = |t: &u32| round_to_code(*t as f32 * multiplier, output.zero_point, output.qmin, output.qmax);
+    terms.iter().map(code).collect()
+}
+
+/// Equation (9), the parameters of ONNX `DynamicQuantizeLinear`: each operation in f32. A range of zero width gets scale
+/// 1 and zero point 0; one that is not finite has no parameters.
+pub fn dynamic_qparams(min: f32, max: f32) -> Option<(f32, i32)> {
+    let (min, max) = (min.min(0.0), max.max(0.0));
+    let scale = (max - min) / 255.0;
+    if !scale.is_finite() {
+        return None;
+    }
+    if scale < f32::MIN_POSITIVE {
+        return Some((1.0, 0));
+    }
+    Some((scale, (0.0 - min / scale).round_ties_even().clamp(0.0, 255.0) as i32))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,6 +176,27 @@ mod tests {
         assert_eq!(range_to_qparams(-1e-45, 1e-45, -127, 127, true), Some((1.0, 0)));
         assert_eq!(range_to_qparams(f32::NAN, 1.0, 0, 255, false), None);
         assert_eq!(range_to_qparams(0.0, f32::INFINITY, 0, 255, false), None);
+    }
+
+    #[test]
+    fn softmax_is_within_a_step_of_the_real_one() {
+        let output = Affine { scale: 1.0 / 256.0, zero_point: -128, qmin: -128, qmax: 127 };
+        let row: Vec<i32> = (0..197).map(|i| i * 89 % 256 - 128).collect();
+        let exp: Vec<f64> = row.iter().map(|&q| (0.1 * f64::from(q)).exp()).collect();
+        let sum: f64 = exp.iter().sum();
+        for (y, e) in softmax(&row, 0.1, output).iter().zip(&exp) {
+            assert!((f64::from(*y + 128) - 256.0 * e / sum).abs() < 0.501);
+        }
+        assert_eq!(softmax(&[7], 0.1, output), [127]);
+    }
+
+    #[test]
+    fn dynamic_parameters_take_in_zero() {
+        assert_eq!(dynamic_qparams(0.0, 0.0), Some((1.0, 0)));
+        assert_eq!(dynamic_qparams(2.0, 5.1), Some((5.1 / 255.0, 0)));
+        assert_eq!(dynamic_qparams(-5.0, -1.0), Some((5.0 / 255.0, 255)));
+        assert_eq!(dynamic_qparams(-3e38, 3e38), None);
+        assert_eq!(dynamic_qparams(0.0, f32::NAN.max(f32::INFINITY)), None);
     }
 
     #[test]

@@ -1,0 +1,354 @@
+//! Convolutions of 8-bit codes over channels-last images, `[N, H, W, C]`, as products whose rows are gathered.
+//!
+//! A row of A holds the codes under one output pixel, tap by tap with channels innermost; it is written into a block of
+//! rows that stays in cache just before the tile reads it, and no image of columns ever exists. What lies outside the
+//! image is the zero point, which stands for real 0. A 1×1 convolution of stride 1 reads the image in place.
+//!
+//! A transposed convolution is the same thing several times: the output pixels that share a remainder by the stride are
+//! reached by the same taps, and each such phase is a plain convolution that writes every stride-th pixel.
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use crate::error::{KernelError, check_length};
+use crate::gemm::blocks::{Job, Source, run};
+use crate::gemm::check_zero_points;
+use crate::gemm::epilogue::{Epilogue, RawEpilogue};
+use crate::kernel::{Form, GemmKernel};
+use crate::pack::{BView, PackedB, put_codes, put_fill};
+use crate::{ConvGeometry, Isa, Threads};
+
+/// Elements of the input and pixels of the output, if neither overflows.
+pub(crate) fn check_size(g: &ConvGeometry) -> Result<(usize, usize), KernelError> {
+    const TOO_LARGE: KernelError = KernelError::Geometry("the size of an image overflows");
+    let fits = |n: Option<usize>| n.filter(|&n| isize::try_from(n).is_ok()).ok_or(TOO_LARGE);
+    fits(g.checked_output_len())?;
+    let pixels = g.batch.checked_mul(g.h_out).and_then(|n| n.checked_mul(g.w_out));
+    Ok((fits(g.checked_input_len())?, fits(pixels)?))
+}
+
+/// `Ok` if no window or stride is empty and no coordinate can overflow.
+pub(crate) fn check_window(g: &ConvGeometry) -> Result<(), KernelError> {
+    const MOST: usize = 1 << 30;
+    let positive = g.kernel.into_iter().chain(g.stride).chain(g.dilation);
+    let sizes = [g.h, g.w, g.h_out, g.w_out];
+    if positive.clone().any(|x| x == 0) || positive.chain(g.pads).chain(sizes).any(|x| x >= MOST) {
+        return Err(KernelError::Geometry("a kernel, stride, dilation, pad or side of an image is 0 or too large"));
+    }
+    Ok(())
+}
+
+/// `Ok` if the numbers make a convolution of so many weights.
+pub(crate) fn check_weights(g: &ConvGeometry, weights: usize) -> Result<(), KernelError> {
+    check_window(g)?;
+    if g.groups == 0 || !g.c_in.is_multiple_of(g.groups) || !g.c_out.is_multiple_of(g.groups) {
+        return Err(KernelError::Geometry("the groups of a convolution do not divide its channels"));
+    }
+    check_length("the weights", weights, g.checked_weight_len().unwrap_or(usize::MAX))
+}
+
+/// `Ok` if weights packed for `packed` serve `g`: images may differ in number and size, and nothing else.
+pub(crate) fn check_same(packed: &ConvGeometry, g: &ConvGeometry) -> Result<(), KernelError> {
+    check_window(g)?;
+    let ConvGeometry { batch, h, w, h_out, w_out, .. } = *g;
+    if *g == (ConvGeometry { batch, h, w, h_out, w_out, ..*packed }) {
+        Ok(())
+    } else {
+        Err(KernelError::Geometry("the weights were packed for another convolution"))
+    }
+}
+
+/// Horizontally adjacent taps whose codes are adjacent in memory.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    dy: isize,
+    dx: isize,
+    count: usize,
+}
+
+/// One tap of a phase: its place in the kernel and its offset from the input pixel.
+#[derive(Clone, Copy)]
+struct Tap {
+    ky: usize,
+    kx: usize,
+    dy: isize,
+    dx: isize,
+}
+
+/// The output pixels that the same taps reach.
+struct Phase {
+    /// One B for each group of channels, rows in the order of `runs`.
+    groups: Vec<PackedB>,
+    runs: Vec<Run>,
+    /// The first of its output pixels.
+    origin: [usize; 2],
+}
+
+/// Weights of a convolution, packed for the kernel that will read them.
+pub struct PackedConv {
+    geometry: ConvGeometry,
+    phases: Vec<Phase>,
+    /// Input pixels from one output pixel of a phase to the next.
+    in_step: [usize; 2],
+    /// Output pixels from one output pixel of a phase to the next.
+    out_step: [usize; 2],
+}
+
+impl PackedConv {
+    /// Packs the weights of a convolution, `[c_out, c_in / groups, kh, kw]` bytes, two's complement if `signed`.
+    ///
+    /// # Errors
+    /// If the shape makes no convolution, `weights` is too short, a sum is too deep for 32 bits or memory runs out.
+    pub fn pack(isa: Isa, geometry: &ConvGeometry, weights: &[u8], signed: bool) -> Result<Self, KernelError> {
+        check_weights(geometry, weights.len())?;
+        let &ConvGeometry { c_in, c_out, kernel: [kh, kw], dilation, pads, groups, .. } = geometry;
+        let (c, n) = (c_in / groups, c_out / groups);
+        let offset = |i: usize, axis: usize| (i * dilation[axis]) as isize - pads[axis] as isize;
+        let taps = (0..kh).flat_map(|ky| (0..kw).map(move |kx| (ky, kx)));
+        let taps = taps.map(|(ky, kx)| Tap { ky, kx, dy: offset(ky, 0), dx: offset(kx, 1) }).collect();
+        let at = |g: usize, o: usize, i: usize, t: &Tap| (((g * n + o) * c + i) * kh + t.ky) * kw + t.kx;
+        let phase = Phase::pack(isa, geometry, weights, signed, taps, [0, 0], at)?;
+        Ok(Self { geometry: *geometry, phases: vec![phase], in_step: geometry.stride, out_step: [1, 1] })
+    }
+
+    /// Packs the weights of a transposed convolution, `[c_in, c_out / groups, kh, kw]` bytes.
+    ///
+    /// # Errors
+    /// As [`PackedConv::pack`].
+    pub fn pack_transposed(
+        isa: Isa,
+        geometry: &ConvGeometry,
+        weights: &[u8],
+        signed: bool,
+    ) -> Result<Self, KernelError> {
+        check_weights(geometry, weights.len())?;
+        let &ConvGeometry { c_in, c_out, kernel: [kh, kw], stride, dilation, pads, groups, .. } = geometry;
+        let (c, n) = (c_in / groups, c_out / groups);
+        let at = |g: usize, o: usize, i: usize, t: &Tap| (((g * c + i) * n + o) * kh + t.ky) * kw + t.kx;
+        // Output pixel p of an axis gets tap k from input pixel (p + pad − k·dilation) / stride, where that is whole.
+        let source = |p: usize, k: usize, axis: usize| {
+            let from = (p + pads[axis]) as isize - (k * dilation[axis]) as isize;
+            (from % stride[axis] as isize == 0).then_some(from / stride[axis] as isize)
+        };
+        let mut phases = Vec::new();
+        for y in 0..stride[0] {
+            for x in 0..stride[1] {
+                let mut taps = Vec::new();
+                for ky in 0..kh {
+                    for kx in 0..kw {
+                        if let (Some(dy), Some(dx)) = (source(y, ky, 0), source(x, kx, 1)) {
+                            taps.push(Tap { ky, kx, dy, dx });
+                        }
+                    }
+                }
+                phases.push(Phase::pack(isa, geometry, weights, signed, taps, [y, x], at)?);
+            }
+        }
+        Ok(Self { geometry: *geometry, phases, in_step: [1, 1], out_step: stride })
+    }
+
+    /// The kernel that reads the weights.
+    pub fn kernel(&self) -> &'static GemmKernel {
+        self.phases[0].groups[0].kernel()
+    }
+
+    /// The geometry that it was packed for.
+    pub fn geometry(&self) -> &ConvGeometry {
+        &self.geometry
+    }
+}
+
+impl Phase {
+    fn pack(
+        isa: Isa,
+        geometry: &ConvGeometry,
+        weights: &[u8],
+        signed: bool,
+        mut taps: Vec<Tap>,
+        origin: [usize; 2],
+        at: impl Fn(usize, usize, usize, &Tap) -> usize,
+    ) -> Result<Self, KernelError> {
+        taps.sort_by_key(|t| (t.dy, t.dx));
+        let mut runs: Vec<Run> = Vec::new();
+        for t in &taps {
+            match runs.last_mut() {
+                Some(run) if geometry.groups == 1 && run.dy == t.dy && run.dx + run.count as isize == t.dx => {
+                    run.count += 1;
+                }
+                _ => runs.push(Run { dy: t.dy, dx: t.dx, count: 1 }),
+            }
+        }
+        let (c, n) = (geometry.c_in / geometry.groups, geometry.c_out / geometry.groups);
+        let k = taps.len() * c;
+        let mut codes = Vec::new();
+        codes.try_reserve_exact(k * n).map_err(|_| KernelError::OutOfMemory { bytes: k * n })?;
+        let mut groups = Vec::with_capacity(geometry.groups);
+        for g in 0..geometry.groups {
+            codes.clear();
+            for o in 0..n {
+                for tap in &taps {
+                    codes.extend((0..c).map(|i| weights[at(g, o, i, tap)]));
+                }
+            }
+            groups.push(PackedB::pack(isa, &BView::transposed(&codes, signed, k, n))?);
+        }
+        Ok(Self { groups, runs, origin })
+    }
+}
+
+/// One convolution, plain or transposed as its weights were packed.
+pub struct ConvCall<'a> {
+    /// `[batch, h, w, c_in]` codes as bytes.
+    pub x: &'a [u8],
+    /// Whether they are s8 rather than u8.
+    pub x_signed: bool,
+    /// Their zero point, in their own signedness.
+    pub x_zero_point: i32,
+    /// The sizes of the images, and all else as the weights were packed for. For a transposed convolution `h` and `w`
+    /// are of its input, `h_out` and `w_out` of its output; what is needed of the pads below and to the right follows.
+    pub geometry: &'a ConvGeometry,
+    /// The weights.
+    pub weights: &'a PackedConv,
+    /// Zero points of the weights in their own signedness: none (all 0), one, or one for each output channel.
+    pub w_zero_points: &'a [i32],
+    /// What becomes of each sum: an output of `batch · h_out · w_out` rows and `c_out` columns.
+    pub epilogue: Epilogue<'a>,
+}
+
+/// Computes one convolution. The bits do not depend on the kernel nor on the number of threads.
+///
+/// # Errors
+/// If a slice is shorter than the sizes say, or a zero point or range of codes does not fit 8 bits.
+pub fn conv(call: ConvCall, threads: &Threads) -> Result<(), KernelError> {
+    let ConvCall { x, x_signed, x_zero_point, geometry: g, weights, w_zero_points, epilogue } = call;
+    check_same(&weights.geometry, g)?;
+    let (elements, pixels) = check_size(g)?;
+    check_length("the input", x.len(), elements)?;
+    check_zero_points(w_zero_points, g.c_out)?;
+    let epilogue = RawEpilogue::new(epilogue, pixels, g.c_out)?;
+    let (c, n) = (g.c_in / g.groups, g.c_out / g.groups);
+    let pad = if x_signed { x_zero_point + 128 } else { x_zero_point };
+    for phase in &weights.phases {
+        let steps =
+            |axis: usize, whole: usize| whole.saturating_sub(phase.origin[axis]).div_ceil(weights.out_step[axis]);
+        let (h_out, w_out) = (steps(0, g.h_out), steps(1, g.w_out));
+        let in_place = g.kernel == [1, 1]
+            && [weights.in_step, weights.out_step] == [[1, 1]; 2]
+            && g.pads[..2] == [0, 0]
+            && [g.h_out, g.w_out] == [g.h, g.w];
+        for (group, b) in phase.groups.iter().enumerate() {
+            let taps = TapRows {
+                x,
+                g,
+                first: group * c,
+                c,
+                runs: &phase.runs,
+                pad: pad as u8,
+                in_step: weights.in_step,
+                out_step: weights.out_step,
+                origin: phase.origin,
+                h_out,
+                w_out,
+            };
+            let source = if in_place && elements > 0 {
+                Source::Rows { a: &x[group * c..], stride: g.c_in }
+            } else {
+                Source::Taps(&taps)
+            };
+            let zero_points = if w_zero_points.len() > 1 { &w_zero_points[group * n..][..n] } else { w_zero_points };
+            let job = Job::new(b, source, x_signed, x_zero_point, zero_points, &epilogue, group * n);
+            run(&job, g.batch * h_out * w_out, threads);
+        }
+    }
+    Ok(())
+}
+
+/// The rows of A of one phase and one group of channels.
+pub(crate) struct TapRows<'a> {
+    x: &'a [u8],
+    g: &'a ConvGeometry,
+    /// First channel of the group.
+    first: usize,
+    /// Channels of the group.
+    c: usize,
+    runs: &'a [Run],
+    /// The zero point as u8.
+    pad: u8,
+    in_step: [usize; 2],
+    out_step: [usize; 2],
+    origin: [usize; 2],
+    /// Output rows of the phase.
+    h_out: usize,
+    /// Output columns of the phase.
+    w_out: usize,
+}
+
+impl TapRows<'_> {
+    /// The output pixel of row `r`.
+    #[inline]
+    pub(crate) fn pixel(&self, r: usize) -> usize {
+        if self.out_step == [1, 1] {
+            return r;
+        }
+        let (image, y, x) = self.place(r);
+        let (y, x) = (y * self.out_step[0] + self.origin[0], x * self.out_step[1] + self.origin[1]);
+        (image * self.g.h_out + y) * self.g.w_out + x
+    }
+
+    /// Image, row and column of row `r` within the phase.
+    fn place(&self, r: usize) -> (usize, usize, usize) {
+        (r / (self.h_out * self.w_out), r / self.w_out % self.h_out, r % self.w_out)
+    }
+
+    /// Writes rows `rows` in `form`, xored with `flip`, `stride` bytes apart, padded with zeros.
+    pub(crate) fn fill(&self, rows: Range<usize>, form: Form, flip: u8, to: &mut [u8], stride: usize) {
+        let (mut image, mut y, mut x) = self.place(rows.start);
+        for to in to.chunks_exact_mut(stride).take(rows.len()) {
+            let (top, left) = ((y * self.in_step[0]) as isize, (x * self.in_step[1]) as isize);
+            let mut at = 0;
+            for run in self.runs {
+                at = self.fill_run(to, at, form, flip, image, top + run.dy, left + run.dx, run.count);
+            }
+            to[at * 4 / form.kr()..].fill(0);
+            x += 1;
+            if x == self.w_out {
+                (x, y) = (0, y + 1);
+                if y == self.h_out {
+                    (y, image) = (0, image + 1);
+                }
+            }
+        }
+    }
+
+    /// Writes `count` pixels from `(y, x)` on at element `at`, and gives the element after them.
+    #[inline]
+    fn fill_run(
+        &self,
+        to: &mut [u8],
+        at: usize,
+        form: Form,
+        flip: u8,
+        image: usize,
+        y: isize,
+        x: isize,
+        count: usize,
+    ) -> usize {
+        let c = self.c;
+        let end = at + count * c;
+        let width = self.g.w as isize;
+        let (from, until) = (x.clamp(0, width), (x + count as isize).clamp(0, width));
+        if y < 0 || y >= self.g.h as isize || from >= until {
+            put_fill(to, form, at, count * c, self.pad);
+            return end;
+        }
+        let (before, inside) = ((from - x) as usize, (until - from) as usize);
+        put_fill(to, form, at, before * c, self.pad);
+        let pixel = (image * self.g.h + y as usize) * self.g.w + from as usize;
+        let codes = &self.x[pixel * self.g.c_in + self.first..][..inside * c];
+        put_codes(to, form, at + before * c, codes, flip);
+        put_fill(to, form, at + (before + inside) * c, (count - before - inside) * c, self.pad);
+        end
+    }
+}

@@ -1,0 +1,203 @@
+use super::{ConvCall, PackedConv, conv};
+use crate::gemm::Epilogue;
+use crate::testing::{Seeded, code};
+use crate::{ConvGeometry, Isa, KernelError, Threads};
+
+/// A convolution over one pixel, to be given a s.
+fn shape(c_in: usize, c_out: usize, kernel: [usize; 2]) -> ConvGeometry {
+    let (stride, dilation, pads) = ([1, 1], [1, 1], [0; 4]);
+    ConvGeometry { batch: 1, h: 1, w: 1, c_in, c_out, kernel, stride, dilation, pads, groups: 1, h_out: 1, w_out: 1 }
+}
+
+/// `Σ (x − z_x)(w − z_w)` for each output, as plain loops over what the definition of a convolution says.
+fn reference(
+    s: &ConvGeometry,
+    x: impl Fn(usize, usize, usize, usize) -> i32,
+    w: impl Fn(usize, usize, usize, usize) -> i32,
+) -> Vec<i32> {
+    let (c, n) = (s.c_in / s.groups, s.c_out / s.groups);
+    let mut out = Vec::new();
+    for b in 0..s.batch {
+        for y in 0..s.h_out {
+            for xx in 0..s.w_out {
+                for o in 0..s.c_out {
+                    let mut sum = 0;
+                    for ky in 0..s.kernel[0] {
+                        for kx in 0..s.kernel[1] {
+                            let iy = (y * s.stride[0] + ky * s.dilation[0]) as isize - s.pads[0] as isize;
+                            let ix = (xx * s.stride[1] + kx * s.dilation[1]) as isize - s.pads[1] as isize;
+                            if iy < 0 || ix < 0 || iy >= s.h as isize || ix >= s.w as isize {
+                                continue;
+                            }
+                            for i in 0..c {
+                                sum += x(b, iy as usize, ix as usize, o / n * c + i) * w(o, i, ky, kx);
+                            }
+                        }
+                    }
+                    out.push(sum);
+                }
+            }
+        }
+    }
+    out
+}
+
+/// The same for a transposed convolution: each input pixel is spread over the outputs that it reaches.
+fn reference_transposed(
+    s: &ConvGeometry,
+    x: impl Fn(usize, usize, usize, usize) -> i32,
+    w: impl Fn(usize, usize, usize, usize) -> i32,
+) -> Vec<i32> {
+    let (c, n) = (s.c_in / s.groups, s.c_out / s.groups);
+    let mut out = vec![0; s.batch * s.h_out * s.w_out * s.c_out];
+    for b in 0..s.batch {
+        for iy in 0..s.h {
+            for ix in 0..s.w {
+                for ky in 0..s.kernel[0] {
+                    for kx in 0..s.kernel[1] {
+                        let y = (iy * s.stride[0] + ky * s.dilation[0]) as isize - s.pads[0] as isize;
+                        let xx = (ix * s.stride[1] + kx * s.dilation[1]) as isize - s.pads[1] as isize;
+                        if y < 0 || xx < 0 || y >= s.h_out as isize || xx >= s.w_out as isize {
+                            continue;
+                        }
+                        let pixel = (b * s.h_out + y as usize) * s.w_out + xx as usize;
+                        for i in 0..s.c_in {
+                            for o in 0..n {
+                                let g = i / c;
+                                out[pixel * s.c_out + g * n + o] += x(b, iy, ix, i) * w(i, o, ky, kx);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+struct Case {
+    geometry: ConvGeometry,
+    x_signed: bool,
+    x_zero: i32,
+    w_signed: bool,
+    w_zeros: Vec<i32>,
+    transposed: bool,
+}
+
+fn run(case: &Case) {
+    let Case { geometry: s, x_signed, x_zero, w_signed, ref w_zeros, transposed } = *case;
+    let mut seeded = Seeded::new((s.c_in * 100 + s.c_out * 10 + s.kernel[0]) as u64);
+    let x = seeded.bytes(s.batch * s.h * s.w * s.c_in);
+    let w = seeded.bytes(s.c_out * (s.c_in / s.groups) * s.kernel[0] * s.kernel[1]);
+    let [kh, kw] = s.kernel;
+    let at = |b, y, xx, c| code(x[((b * s.h + y) * s.w + xx) * s.c_in + c], x_signed) - x_zero;
+    let zero = |o: usize| match w_zeros.as_slice() {
+        [] => 0,
+        [one] => *one,
+        many => many[o],
+    };
+    let want = if transposed {
+        let n = s.c_out / s.groups;
+        let c = s.c_in / s.groups;
+        let weight = |i: usize, o: usize, ky: usize, kx: usize| {
+            code(w[((i * n + o) * kh + ky) * kw + kx], w_signed) - zero(i / c * n + o)
+        };
+        reference_transposed(&s, at, weight)
+    } else {
+        let c = s.c_in / s.groups;
+        let weight =
+            |o: usize, i: usize, ky: usize, kx: usize| code(w[((o * c + i) * kh + ky) * kw + kx], w_signed) - zero(o);
+        reference(&s, at, weight)
+    };
+    for isa in Isa::available() {
+        let weights = if transposed {
+            PackedConv::pack_transposed(isa, &s, &w, w_signed)
+        } else {
+            PackedConv::pack(isa, &s, &w, w_signed)
+        };
+        let weights = weights.unwrap();
+        for threads in [1, 3] {
+            let mut out = vec![0; want.len()];
+            let call = ConvCall {
+                x: &x,
+                x_signed,
+                x_zero_point: x_zero,
+                geometry: &s,
+                weights: &weights,
+                w_zero_points: w_zeros,
+                epilogue: Epilogue::I32 { bias: None, out: &mut out, ldc: s.c_out },
+            };
+            conv(call, &Threads::new(threads)).unwrap();
+            assert!(out == want, "{isa}, {threads} threads: {s:?} transposed {transposed}");
+        }
+    }
+}
+
+type Size = [usize; 5];
+
+fn resized(g: ConvGeometry, [batch, h, w, h_out, w_out]: Size) -> ConvGeometry {
+    ConvGeometry { batch, h, w, h_out, w_out, ..g }
+}
+
+#[test]
+fn convolutions_equal_their_definition() {
+    let base = shape(8, 5, [3, 3]);
+    let cases = [
+        (shape(8, 70, [1, 1]), [2, 5, 6, 5, 6]),
+        (shape(7, 3, [1, 1]), [1, 5, 6, 5, 6]),
+        (ConvGeometry { stride: [2, 2], ..shape(8, 5, [1, 1]) }, [2, 5, 6, 3, 3]),
+        (ConvGeometry { pads: [1, 1, 0, 0], ..base }, [2, 7, 6, 7, 6]),
+        (ConvGeometry { pads: [1, 0, 0, 0], stride: [2, 1], ..base }, [1, 7, 9, 4, 8]),
+        (ConvGeometry { pads: [3, 3, 0, 0], stride: [2, 2], ..shape(3, 17, [7, 7]) }, [2, 20, 18, 10, 9]),
+        (ConvGeometry { pads: [4, 2, 0, 0], dilation: [2, 3], ..base }, [1, 6, 11, 10, 7]),
+        (ConvGeometry { pads: [1, 1, 0, 0], groups: 4, ..shape(16, 12, [3, 3]) }, [2, 6, 5, 6, 5]),
+        (ConvGeometry { groups: 3, stride: [2, 2], ..shape(9, 6, [2, 2]) }, [1, 6, 6, 3, 3]),
+        (ConvGeometry { pads: [1, 1, 0, 0], groups: 6, ..shape(6, 12, [3, 3]) }, [1, 5, 5, 5, 5]),
+        (ConvGeometry { pads: [5, 5, 0, 0], ..base }, [1, 2, 2, 10, 10]),
+        (ConvGeometry { pads: [0, 2, 0, 0], ..shape(4, 4, [1, 5]) }, [1, 1, 30, 1, 30]),
+        (ConvGeometry { pads: [1, 1, 0, 0], ..shape(64, 64, [3, 3]) }, [1, 14, 14, 14, 14]),
+    ];
+    for (geometry, size) in cases {
+        let geometry = resized(geometry, size);
+        let per_channel = (0..geometry.c_out as i32).collect();
+        for (x_signed, x_zero, w_signed, w_zeros) in [
+            (false, 0, true, vec![]),
+            (false, 255, true, vec![]),
+            (true, -7, true, vec![]),
+            (false, 128, false, vec![128]),
+            (true, 100, true, per_channel),
+        ] {
+            run(&Case { geometry, x_signed, x_zero, w_signed, w_zeros, transposed: false });
+        }
+    }
+}
+
+#[test]
+fn transposed_convolutions_equal_their_definition() {
+    let cases = [
+        (shape(8, 5, [3, 3]), [2, 4, 5, 6, 7]),
+        (ConvGeometry { stride: [2, 2], ..shape(8, 5, [2, 2]) }, [1, 4, 5, 8, 10]),
+        (ConvGeometry { stride: [2, 2], pads: [1, 1, 0, 0], ..shape(4, 6, [3, 3]) }, [2, 4, 5, 8, 10]),
+        (ConvGeometry { stride: [3, 2], pads: [2, 0, 0, 0], groups: 2, ..shape(6, 4, [4, 3]) }, [1, 3, 4, 8, 9]),
+        (ConvGeometry { stride: [3, 3], ..shape(3, 3, [1, 2]) }, [1, 3, 3, 9, 8]),
+        (ConvGeometry { stride: [2, 1], dilation: [2, 3], pads: [1, 2, 0, 0], ..shape(3, 4, [3, 2]) }, [1, 4, 5, 9, 6]),
+    ];
+    for (geometry, size) in cases {
+        let geometry = resized(geometry, size);
+        for (x_signed, x_zero, w_zeros) in [(false, 3, vec![]), (true, -128, vec![5])] {
+            run(&Case { geometry, x_signed, x_zero, w_signed: true, w_zeros, transposed: true });
+        }
+    }
+}
+
+#[test]
+fn what_is_no_convolution_is_refused() {
+    let isa = Isa::PORTABLE;
+    let pack = |s: ConvGeometry, weights: usize| PackedConv::pack(isa, &s, &vec![1; weights], true).err();
+    let geometry = |e| matches!(e, Some(KernelError::Geometry(_)));
+    assert!(geometry(pack(ConvGeometry { groups: 3, ..shape(4, 6, [1, 1]) }, 24)));
+    assert!(geometry(pack(ConvGeometry { groups: 0, ..shape(4, 6, [1, 1]) }, 24)));
+    assert!(geometry(pack(ConvGeometry { stride: [0, 1], ..shape(4, 6, [1, 1]) }, 24)));
+    assert!(geometry(pack(shape(4, 6, [0, 1]), 24)));
+    assert!(matches!(pack(shape(4, 6, [3, 3]), 215), Some(KernelError::Length { .. })));
+}

@@ -1,0 +1,131 @@
+use quantal_tensor::arith;
+
+use super::{DwConvCall, PackedDwConv, dwconv};
+use crate::gemm::{Epilogue, Residual};
+use crate::testing::{Seeded, code};
+use crate::{ConvGeometry, Isa, Threads};
+
+struct Case {
+    g: ConvGeometry,
+    signed: [bool; 2],
+    x_zero: i32,
+    w_zeros: Vec<i32>,
+}
+
+fn geometry(c: usize, kernel: [usize; 2], [batch, h, w, h_out, w_out]: [usize; 5], pad: [usize; 2]) -> ConvGeometry {
+    let pads = [pad[0], pad[1], 0, 0];
+    let (stride, dilation) = ([1, 1], [1, 1]);
+    ConvGeometry { batch, h, w, c_in: c, c_out: c, kernel, stride, dilation, pads, groups: c, h_out, w_out }
+}
+
+impl Case {
+    fn reference(&self, x: &[u8], w: &[u8]) -> Vec<i32> {
+        let Self { g, signed, x_zero, .. } = *self;
+        let ConvGeometry { c_in: c, kernel: [kh, kw], stride, dilation, pads, .. } = g;
+        let mut out = Vec::new();
+        for i in 0..g.batch * g.h_out * g.w_out * c {
+            let (pixel, channel) = (i / c, i % c);
+            let (image, y, xx) = (pixel / (g.h_out * g.w_out), pixel / g.w_out % g.h_out, pixel % g.w_out);
+            let w_zero = if self.w_zeros.is_empty() { 0 } else { self.w_zeros[channel % self.w_zeros.len()] };
+            let mut sum = 0;
+            for ky in 0..kh {
+                for kx in 0..kw {
+                    let iy = (y * stride[0] + ky * dilation[0]).wrapping_sub(pads[0]);
+                    let ix = (xx * stride[1] + kx * dilation[1]).wrapping_sub(pads[1]);
+                    if iy < g.h && ix < g.w {
+                        let byte = x[((image * g.h + iy) * g.w + ix) * c + channel];
+                        let weight = code(w[(channel * kh + ky) * kw + kx], signed[1]) - w_zero;
+                        sum += (code(byte, signed[0]) - x_zero) * weight;
+                    }
+                }
+            }
+            out.push(sum);
+        }
+        out
+    }
+}
+
+#[test]
+fn depthwise_convolutions_equal_their_definition() {
+    let mut cases = Vec::new();
+    for c in [1, 3, 7, 8, 15, 16, 17, 24, 63, 64, 65, 100, 144] {
+        let signed = [c % 2 == 1, c % 3 != 0];
+        let w_zeros = if c % 3 == 0 { vec![255] } else { vec![] };
+        cases.push(Case { g: geometry(c, [3, 3], [2, 7, 11, 7, 11], [1, 1]), signed, x_zero: 9, w_zeros });
+    }
+    let w_zeros = (0..20).map(|z| z * 12).collect();
+    let g = ConvGeometry { stride: [2, 2], ..geometry(20, [5, 5], [1, 9, 9, 5, 5], [2, 2]) };
+    cases.push(Case { g, signed: [false, false], x_zero: 255, w_zeros });
+    let g = ConvGeometry { stride: [1, 2], dilation: [2, 2], ..geometry(33, [2, 3], [1, 5, 9, 5, 6], [1, 4]) };
+    cases.push(Case { g, signed: [true, true], x_zero: -128, w_zeros: vec![] });
+    let g = geometry(16, [1, 1], [1, 3, 3, 3, 3], [0, 0]);
+    cases.push(Case { g, signed: [false, true], x_zero: 0, w_zeros: vec![] });
+    for case in cases {
+        let mut seeded = Seeded::new(case.g.c_in as u64);
+        let x = seeded.bytes(case.g.batch * case.g.h * case.g.w * case.g.c_in);
+        let w = seeded.bytes(case.g.c_in * case.g.kernel[0] * case.g.kernel[1]);
+        let want = case.reference(&x, &w);
+        for isa in Isa::available() {
+            let weights = PackedDwConv::pack(isa, &case.g, &w, case.signed[1], &case.w_zeros).unwrap();
+            for threads in [1, 2] {
+                let mut out = vec![0; want.len()];
+                let call = DwConvCall {
+                    x: &x,
+                    x_signed: case.signed[0],
+                    x_zero_point: case.x_zero,
+                    geometry: &case.g,
+                    weights: &weights,
+                    epilogue: Epilogue::I32 { bias: None, out: &mut out, ldc: case.g.c_in },
+                };
+                dwconv(call, &Threads::new(threads)).unwrap();
+                assert!(out == want, "{isa}: {:?}", case.g);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_last_channels_are_written_once_as_far_as_anyone_sees() {
+    // 70 channels are two overlapping chunks; a table that is not idempotent would show a second application.
+    let g = geometry(70, [3, 3], [1, 6, 6, 6, 6], [1, 1]);
+    let case = Case { g, signed: [false, true], x_zero: 40, w_zeros: vec![] };
+    let mut seeded = Seeded::new(5);
+    let (x, w, r) = (seeded.bytes(36 * 70), seeded.bytes(9 * 70), seeded.bytes(36 * 70));
+    let table: [u8; 256] = std::array::from_fn(|i| (i * 3 + 1) as u8);
+    let multiplier: Vec<f32> = (0..70).map(|_| seeded.float(1e-4, 5e-3)).collect();
+    let add = Residual {
+        codes: &r,
+        signed: false,
+        ld: 70,
+        zero_point: 99,
+        multiplier: 0.5,
+        sum_multiplier: 0.9,
+        out_zero_point: 20,
+        qmin: 0,
+        qmax: 255,
+    };
+    let one = |(i, &sum): (usize, &i32)| {
+        let c = arith::requantize(sum, multiplier[i % 70], 128, 0, 255) - 128;
+        table[arith::add(c, 0.9, i32::from(r[i]) - 99, 0.5, 20, 0, 255) as usize]
+    };
+    let want: Vec<u8> = case.reference(&x, &w).iter().enumerate().map(one).collect();
+    for isa in Isa::available() {
+        let weights = PackedDwConv::pack(isa, &case.g, &w, true, &[]).unwrap();
+        let mut out = vec![0; want.len()];
+        let epilogue = Epilogue::Codes {
+            bias: None,
+            multiplier: &multiplier,
+            zero_point: 128,
+            qmin: 0,
+            qmax: 255,
+            add: Some(add),
+            table: Some(&table),
+            out: &mut out,
+            ldc: 70,
+        };
+        let call =
+            DwConvCall { x: &x, x_signed: false, x_zero_point: 40, geometry: &case.g, weights: &weights, epilogue };
+        dwconv(call, &Threads::new(1)).unwrap();
+        assert_eq!(out, want, "{isa}");
+    }
+}

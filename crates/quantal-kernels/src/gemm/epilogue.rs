@@ -1,0 +1,350 @@
+//! What becomes of an accumulator: a code, a float or itself.
+
+use crate::error::{KernelError, check_length};
+use crate::kernel::MAX_NR;
+use crate::simd::{Simd, isa_fn, load_code};
+
+/// What becomes of the accumulators of an output `[m, n]` whose rows are `ldc` elements apart. Each has the bias of its
+/// column added first (wrapping, as the sum itself).
+pub enum Epilogue<'a> {
+    /// Codes by equation (3) of `arith`, with the residual of (4) and a table of (6) if asked for.
+    Codes {
+        /// `[n]` in units of the accumulator, or none.
+        bias: Option<&'a [i32]>,
+        /// `s_x · s_w / s_y`, `[1]` or `[n]`, finite.
+        multiplier: &'a [f32],
+        /// Zero point of the codes.
+        zero_point: i32,
+        /// Smallest code, at least −128.
+        qmin: i32,
+        /// Largest code, at most 255.
+        qmax: i32,
+        /// Another tensor that is added to the codes.
+        add: Option<Residual<'a>>,
+        /// A function of the final byte.
+        table: Option<&'a [u8; 256]>,
+        /// The bytes of the codes.
+        out: &'a mut [u8],
+        /// Elements from one row to the next.
+        ldc: usize,
+    },
+    /// `f32(acc) · scale`, plus a float bias.
+    F32 {
+        /// `[n]` in units of the accumulator, or none.
+        bias: Option<&'a [i32]>,
+        /// `s_x · s_w`, `[1]` or `[n]`.
+        scale: &'a [f32],
+        /// `[n]`, added last, or none.
+        bias_f32: Option<&'a [f32]>,
+        /// The floats.
+        out: &'a mut [f32],
+        /// Elements from one row to the next.
+        ldc: usize,
+    },
+    /// The accumulators.
+    I32 {
+        /// `[n]`, or none.
+        bias: Option<&'a [i32]>,
+        /// The accumulators.
+        out: &'a mut [i32],
+        /// Elements from one row to the next.
+        ldc: usize,
+    },
+}
+
+/// A tensor of codes that is added, by equation (4), to the codes that a sum was rounded to: with `c` the code by (3),
+/// `y = clamp(rne((c − z_c) · m_c + (r − z_r) · m_r) + z_y)`.
+#[derive(Clone, Copy)]
+pub struct Residual<'a> {
+    /// The codes `r`, shaped as the output.
+    pub codes: &'a [u8],
+    /// Whether they are s8.
+    pub signed: bool,
+    /// Elements from one row to the next.
+    pub ld: usize,
+    /// `z_r`.
+    pub zero_point: i32,
+    /// `m_r = s_r / s_y`.
+    pub multiplier: f32,
+    /// `m_c = s_c / s_y`.
+    pub sum_multiplier: f32,
+    /// `z_y`.
+    pub out_zero_point: i32,
+    /// Smallest code of the sum.
+    pub qmin: i32,
+    /// Largest code of the sum.
+    pub qmax: i32,
+}
+
+/// An [`Epilogue`] with its bounds checked and its borrows forgotten, to be shared by tasks that write disjoint parts.
+#[derive(Clone, Copy)]
+pub(crate) struct RawEpilogue {
+    bias: *const i32,
+    multiplier: *const f32,
+    /// 0 if one multiplier serves all columns.
+    multiplier_step: usize,
+    bias_f32: *const f32,
+    ldc: usize,
+    out: RawOut,
+}
+
+#[derive(Clone, Copy)]
+enum RawOut {
+    Codes { zero_point: i32, lo: f32, hi: f32, add: Option<RawResidual>, table: *const u8, out: *mut u8 },
+    F32(*mut f32),
+    I32(*mut i32),
+}
+
+#[derive(Clone, Copy)]
+struct RawResidual {
+    codes: *const u8,
+    signed: bool,
+    ld: usize,
+    neg_zero_point: i32,
+    multiplier: f32,
+    sum_multiplier: f32,
+    lo: f32,
+    hi: f32,
+}
+
+// SAFETY: the pointers come from borrows that outlive the call which shares them; `RawEpilogue` reads through all of
+// them but `out`, and each task writes rows or columns of `out` that no other task does.
+unsafe impl Send for RawEpilogue {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for RawEpilogue {}
+
+/// Ends of the range of codes, as distances from the zero point.
+pub(crate) fn clamp_ends(zero_point: i32, qmin: i32, qmax: i32) -> Result<(f32, f32), KernelError> {
+    if !(-128..=255).contains(&qmin) || !(qmin..=255).contains(&qmax) || !(-128..=255).contains(&zero_point) {
+        return Err(KernelError::Geometry("a zero point or range of codes does not fit 8 bits"));
+    }
+    Ok(((qmin - zero_point) as f32, (qmax - zero_point) as f32))
+}
+
+/// Elements that `rows` rows of `n`, `ld` apart, reach over.
+pub(crate) fn extent(rows: usize, n: usize, ld: usize) -> usize {
+    if rows == 0 || n == 0 { 0 } else { (rows - 1).saturating_mul(ld).saturating_add(n) }
+}
+
+impl RawEpilogue {
+    /// Checks that every slice of `epilogue` holds what `rows` rows of `n` columns need.
+    pub(crate) fn new(epilogue: Epilogue, rows: usize, n: usize) -> Result<Self, KernelError> {
+        let check_bias = |bias: Option<&[i32]>| match bias {
+            None => Ok(std::ptr::null()),
+            Some(b) => check_length("the bias", b.len(), n).map(|()| b.as_ptr()),
+        };
+        let check_multiplier = |m: &[f32]| {
+            let step = usize::from(m.len() != 1);
+            check_length("the multiplier", m.len(), if step == 0 { 1 } else { n }).map(|()| (m.as_ptr(), step))
+        };
+        let check_ld = |ld: usize| {
+            if rows > 1 && ld < n { Err(KernelError::Geometry("rows of the output overlap")) } else { Ok(()) }
+        };
+        match epilogue {
+            Epilogue::Codes { bias, multiplier, zero_point, qmin, qmax, add, table, out, ldc } => {
+                check_ld(ldc)?;
+                check_length("the output", out.len(), extent(rows, n, ldc))?;
+                let (lo, hi) = clamp_ends(zero_point, qmin, qmax)?;
+                let (multiplier, multiplier_step) = check_multiplier(multiplier)?;
+                let (add, zero_point) = match add {
+                    None => (None, zero_point),
+                    Some(r) => {
+                        check_length("the residual", r.codes.len(), extent(rows, n, r.ld))?;
+                        let (lo, hi) = clamp_ends(r.out_zero_point, r.qmin, r.qmax)?;
+                        let raw = RawResidual {
+                            codes: r.codes.as_ptr(),
+                            signed: r.signed,
+                            ld: r.ld,
+                            neg_zero_point: -r.zero_point,
+                            multiplier: r.multiplier,
+                            sum_multiplier: r.sum_multiplier,
+                            lo,
+                            hi,
+                        };
+                        (Some(raw), r.out_zero_point)
+                    }
+                };
+                let table = table.map_or(std::ptr::null(), |t| t.as_ptr());
+                let out = RawOut::Codes { zero_point, lo, hi, add, table, out: out.as_mut_ptr() };
+                Ok(Self { bias: check_bias(bias)?, multiplier, multiplier_step, bias_f32: std::ptr::null(), ldc, out })
+            }
+            Epilogue::F32 { bias, scale, bias_f32, out, ldc } => {
+                check_ld(ldc)?;
+                check_length("the output", out.len(), extent(rows, n, ldc))?;
+                let (multiplier, multiplier_step) = check_multiplier(scale)?;
+                if let Some(b) = bias_f32 {
+                    check_length("the float bias", b.len(), n)?;
+                }
+                let bias_f32 = bias_f32.map_or(std::ptr::null(), <[f32]>::as_ptr);
+                let out = RawOut::F32(out.as_mut_ptr());
+                Ok(Self { bias: check_bias(bias)?, multiplier, multiplier_step, bias_f32, ldc, out })
+            }
+            Epilogue::I32 { bias, out, ldc } => {
+                check_ld(ldc)?;
+                check_length("the output", out.len(), extent(rows, n, ldc))?;
+                let out = RawOut::I32(out.as_mut_ptr());
+                let none = std::ptr::null();
+                Ok(Self { bias: check_bias(bias)?, multiplier: none, multiplier_step: 0, bias_f32: none, ldc, out })
+            }
+        }
+    }
+}
+
+/// What the columns of one panel add and multiply by, padded so that whole registers may be read.
+#[repr(align(64))]
+pub(crate) struct Columns {
+    add: [i32; MAX_NR],
+    multiplier: [f32; MAX_NR],
+    bias_f32: [f32; MAX_NR],
+    /// −z_b of each column; read only where rows have terms.
+    neg_zero_point: [i32; MAX_NR],
+}
+
+impl Columns {
+    /// For output columns `first..first + sums.len()`: the bias less `a_zero` times the column's sum, and the rest.
+    ///
+    /// # Safety
+    /// The columns lie inside the `n` that `epilogue` was checked for; `sums` has at most [`MAX_NR`].
+    pub(crate) unsafe fn new(
+        epilogue: &RawEpilogue,
+        first: usize,
+        sums: &[i32],
+        a_zero: i32,
+        neg_zero_point: impl Fn(usize) -> i32,
+    ) -> Self {
+        let mut columns =
+            Self { add: [0; MAX_NR], multiplier: [0.0; MAX_NR], bias_f32: [0.0; MAX_NR], neg_zero_point: [0; MAX_NR] };
+        for (j, &sum) in sums.iter().enumerate() {
+            // SAFETY: `first + j` is a checked column, and a null or one-element array is not indexed by it.
+            unsafe {
+                let bias = if epilogue.bias.is_null() { 0 } else { *epilogue.bias.add(first + j) };
+                columns.add[j] = bias.wrapping_sub(a_zero.wrapping_mul(sum));
+                if !epilogue.multiplier.is_null() {
+                    columns.multiplier[j] = *epilogue.multiplier.add((first + j) * epilogue.multiplier_step);
+                }
+                if !epilogue.bias_f32.is_null() {
+                    columns.bias_f32[j] = *epilogue.bias_f32.add(first + j);
+                }
+            }
+            columns.neg_zero_point[j] = neg_zero_point(j);
+        }
+        columns
+    }
+}
+
+/// One tile of accumulators and where it goes.
+pub(crate) struct Block<'a> {
+    /// `rows × ld` accumulators, readable in whole registers.
+    pub(crate) sums: *const i32,
+    pub(crate) ld: usize,
+    pub(crate) rows: usize,
+    /// Columns to write.
+    pub(crate) cols: usize,
+    /// Column of the output that the tile starts at.
+    pub(crate) first: usize,
+    pub(crate) columns: &'a Columns,
+    /// Row of the output for each row of the tile.
+    pub(crate) pixels: *const usize,
+    /// For each row the factor of the columns' `−z_b`, or null.
+    pub(crate) row_terms: *const i32,
+}
+
+isa_fn! {
+    /// Ends the sums of one tile.
+    ///
+    /// # Safety
+    /// `block`'s pointers hold what its fields say, and the rows and columns that it names lie inside those that
+    /// `epilogue` was checked for.
+    pub(crate) unsafe fn finish(block: &Block, epilogue: &RawEpilogue) = finish_body
+}
+
+/// # Safety
+/// As [`finish`] and [`Simd`].
+#[inline(always)]
+unsafe fn finish_body<S: Simd>(block: &Block, epilogue: &RawEpilogue) {
+    let c = block.columns;
+    for r in 0..block.rows {
+        // SAFETY: `finish`'s contract; `col + LANES` stays within the padded tile and columns, and outputs go through
+        // `tail` where fewer than `LANES` columns are left.
+        unsafe {
+            let pixel = *block.pixels.add(r);
+            for col in (0..block.cols).step_by(S::LANES) {
+                let left = block.cols - col;
+                let at = pixel * epilogue.ldc + block.first + col;
+                let mut sum = S::add(S::load(block.sums.add(r * block.ld + col)), S::load(c.add.as_ptr().add(col)));
+                if !block.row_terms.is_null() {
+                    let term = S::splat(*block.row_terms.add(r));
+                    sum = S::add(sum, S::mul(term, S::load(c.neg_zero_point.as_ptr().add(col))));
+                }
+                match &epilogue.out {
+                    RawOut::Codes { zero_point, lo, hi, add, table: _, out } => {
+                        let scaled = S::mul_f(S::to_f(sum), S::load_f(c.multiplier.as_ptr().add(col)));
+                        let mut code = S::clamp_round(scaled, S::splat_f(*lo), S::splat_f(*hi));
+                        if let Some(add) = add {
+                            let from = add.codes.add(pixel * add.ld + block.first + col);
+                            code = add_residual::<S>(code, from, left, add);
+                        }
+                        let code = S::add(code, S::splat(*zero_point));
+                        store_tail!(S::LANES, u8, out.add(at), left, |p| S::store_bytes(p, code));
+                    }
+                    RawOut::F32(out) => {
+                        let scaled = S::mul_f(S::to_f(sum), S::load_f(c.multiplier.as_ptr().add(col)));
+                        let biased = if epilogue.bias_f32.is_null() {
+                            scaled
+                        } else {
+                            S::add_f(scaled, S::load_f(c.bias_f32.as_ptr().add(col)))
+                        };
+                        store_tail!(S::LANES, f32, out.add(at), left, |p| S::store_f(p, biased));
+                    }
+                    RawOut::I32(out) => store_tail!(S::LANES, i32, out.add(at), left, |p| S::store(p, sum)),
+                }
+            }
+            if let RawOut::Codes { table, out, .. } = epilogue.out
+                && !table.is_null()
+            {
+                let row = out.add(pixel * epilogue.ldc + block.first);
+                for i in 0..block.cols {
+                    *row.add(i) = *table.add(usize::from(*row.add(i)));
+                }
+            }
+        }
+    }
+}
+
+/// Equation (4) for the centred codes of a sum and `left` codes at `from`.
+///
+/// # Safety
+/// As [`Simd`]; `from` is valid for `min(left, LANES)` bytes.
+#[inline(always)]
+unsafe fn add_residual<S: Simd>(code: S::I, from: *const u8, left: usize, add: &RawResidual) -> S::I {
+    let mut last = [0_u8; 16];
+    // SAFETY: the caller's promise; `last` holds the widest register's bytes.
+    unsafe {
+        let from = if left < S::LANES {
+            std::ptr::copy_nonoverlapping(from, last.as_mut_ptr(), left);
+            last.as_ptr()
+        } else {
+            from
+        };
+        let other = S::add(load_code::<S>(from, add.signed), S::splat(add.neg_zero_point));
+        let sum = S::add_f(
+            S::mul_f(S::to_f(code), S::splat_f(add.sum_multiplier)),
+            S::mul_f(S::to_f(other), S::splat_f(add.multiplier)),
+        );
+        S::clamp_round(S::zero_nan(sum), S::splat_f(add.lo), S::splat_f(add.hi))
+    }
+}
+
+/// Stores a register of `LANES` elements, or the first `left` of it, at `to`. A macro, because a closure would not be
+/// compiled with the instruction set of its surroundings. `to` must be valid for `min(left, LANES)` elements.
+macro_rules! store_tail {
+    ($lanes:expr, $ty:ty, $to:expr, $left:expr, |$p:ident| $store:expr) => {{
+        let (to, mut last): (*mut $ty, _) = ($to, [<$ty>::default(); 16]);
+        let $p = if $left >= $lanes { to } else { last.as_mut_ptr() };
+        $store;
+        if $left < $lanes {
+            std::ptr::copy_nonoverlapping(last.as_ptr(), to, $left);
+        }
+    }};
+}
+pub(crate) use store_tail;

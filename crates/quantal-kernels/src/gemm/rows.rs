@@ -1,0 +1,156 @@
+//! The rows of the kernel table: each ISA's dot product, and the tiles made of it.
+
+use super::tile::{Dot, TileArgs, tile};
+use crate::Level;
+use crate::kernel::{Exact, Form, GemmKernel, kernel};
+use crate::simd::Simd;
+use crate::simd::emulated::Lanes;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::x86::{Avx2, Avx512};
+
+/// Two i16 against two i16 on `L` emulated lanes.
+pub(crate) struct PlainPairs<const L: usize>;
+
+impl<const L: usize> Dot for PlainPairs<L> {
+    type Lanes = Lanes<L>;
+    const FORM: Form = Form::Pairs;
+
+    #[inline(always)]
+    unsafe fn dot(acc: [i32; L], a: [i32; L], b: [i32; L]) -> [i32; L] {
+        std::array::from_fn(|i| {
+            let low = i32::from(a[i] as i16) * i32::from(b[i] as i16);
+            acc[i].wrapping_add(low.wrapping_add((a[i] >> 16) * (b[i] >> 16)))
+        })
+    }
+}
+
+kernel!(PORTABLE_4X8, gemm_u8s8s32_4x8x2_portable, PlainPairs<4>, Portable, Exact::Always, 2, [1 2 3 4]);
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::{
+        __m256i, __m512i, _mm256_add_epi32, _mm256_dpbusd_avx_epi32, _mm256_madd_epi16, _mm256_maddubs_epi16,
+        _mm256_set1_epi16, _mm512_dpbusd_epi32,
+    };
+
+    use super::{Avx2, Avx512, Dot, Form, Simd};
+
+    /// Dot products that are one expression each.
+    macro_rules! dot {
+        ($(#[$doc:meta])* $name:ident, $lanes:ty, $form:ident, |$acc:ident, $a:ident, $b:ident| $e:expr) => {
+            $(#[$doc])*
+            pub(super) struct $name;
+            impl Dot for $name {
+                type Lanes = $lanes;
+                const FORM: Form = Form::$form;
+                #[inline(always)]
+                unsafe fn dot(
+                    $acc: <$lanes as Simd>::I,
+                    $a: <$lanes as Simd>::I,
+                    $b: <$lanes as Simd>::I,
+                ) -> <$lanes as Simd>::I {
+                    // SAFETY: the trait's contract gives the features.
+                    unsafe { $e }
+                }
+            }
+        };
+    }
+    dot!(
+        /// `vpmaddwd`: exact for all operands.
+        Maddwd, Avx2, Pairs, |acc, a, b| _mm256_add_epi32(acc, _mm256_madd_epi16(a, b))
+    );
+    dot!(
+        /// `vpmaddubsw`: half the bytes and more multiplies an instruction, for weights whose pairs cannot saturate it.
+        Maddubs, Avx2, Bytes, |acc, a, b| _mm256_add_epi32(
+            acc,
+            _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1))
+        )
+    );
+    dot!(
+        /// `vpdpbusd` of AVX-VNNI.
+        Dpbusd256, Avx2, Bytes, |acc, a, b| _mm256_dpbusd_avx_epi32(acc, a, b)
+    );
+    dot!(
+        /// `vpdpbusd` of AVX-512 VNNI.
+        Dpbusd512, Avx512, Bytes, |acc, a, b| _mm512_dpbusd_epi32(acc, a, b)
+    );
+    // The types are named where the rows are declared.
+    const _: fn(__m256i, __m512i) = |_, _| ();
+}
+#[cfg(target_arch = "x86_64")]
+use x86::{Dpbusd256, Dpbusd512, Maddubs, Maddwd};
+
+/// 255 · 128 is the largest pair sum that an i16 holds.
+const I16_PAIRS: Exact = Exact::IfPairSumAtMost(128);
+
+// AVX2: 16 registers. Six rows of two are 12 accumulators, with two of B, one of A and one product.
+#[cfg(target_arch = "x86_64")]
+kernel!(AVX2_6X16_U8, gemm_u8s8s32_6x16x4_avx2_pairsum, Maddubs, Avx2, I16_PAIRS, feature "avx2,fma", 2, [1 2 3 4 5 6]);
+#[cfg(target_arch = "x86_64")]
+kernel!(AVX2_4X16, gemm_u8s8s32_4x16x2_avx2_exact, Maddwd, Avx2, Exact::Always, feature "avx2,fma", 2, [1 2 3 4]);
+// AVX-VNNI: 16 registers, and no product to hold.
+#[cfg(target_arch = "x86_64")]
+kernel!(VNNI_6X16, gemm_u8s8s32_6x16x4_avxvnni, Dpbusd256, AvxVnni, Exact::Always, feature "avx2,fma,avxvnni", 2, [1 2 3 4 5 6]);
+// AVX-512: 32 registers. 24 accumulators hide the latency of `vpdpbusd` twice over; the narrow tile is for few columns.
+#[cfg(target_arch = "x86_64")]
+kernel!(AVX512_6X64, gemm_u8s8s32_6x64x4_avx512vnni, Dpbusd512, Avx512Vnni, Exact::Always, feature "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni", 4, [1 2 3 4 5 6]);
+#[cfg(target_arch = "x86_64")]
+kernel!(AVX512_12X32, gemm_u8s8s32_12x32x4_avx512vnni, Dpbusd512, Avx512Vnni, Exact::Always, feature "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni", 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
+#[cfg(target_arch = "x86_64")]
+kernel!(AVX512_12X16, gemm_u8s8s32_12x16x4_avx512vnni, Dpbusd512, Avx512Vnni, Exact::Always, feature "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni", 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
+
+/// Every row, best first within a level.
+pub(crate) static ROWS: &[&GemmKernel] = &[
+    #[cfg(target_arch = "x86_64")]
+    &AVX512_6X64,
+    #[cfg(target_arch = "x86_64")]
+    &AVX512_12X32,
+    #[cfg(target_arch = "x86_64")]
+    &AVX512_12X16,
+    #[cfg(target_arch = "x86_64")]
+    &VNNI_6X16,
+    #[cfg(target_arch = "x86_64")]
+    &AVX2_6X16_U8,
+    #[cfg(target_arch = "x86_64")]
+    &AVX2_4X16,
+    &PORTABLE_4X8,
+];
+
+/// The same tiles on emulated registers, for testing on CPUs that lack the real ones.
+#[cfg(test)]
+pub(crate) mod twins {
+    use super::super::tile::Reg;
+    use super::{Dot, Exact, Form, GemmKernel, I16_PAIRS, Lanes, Level, PlainPairs, Simd, TileArgs, kernel, tile};
+
+    /// Four u8 against four s8 on `L` emulated lanes. `SATURATE` adds pairs as `vpmaddubsw` does, and fails where that
+    /// would saturate.
+    pub(super) struct PlainBytes<const L: usize, const SATURATE: bool>;
+
+    impl<const L: usize, const SATURATE: bool> Dot for PlainBytes<L, SATURATE> {
+        type Lanes = Lanes<L>;
+        const FORM: Form = Form::Bytes;
+
+        #[inline(always)]
+        unsafe fn dot(acc: Reg<Self>, a: Reg<Self>, b: Reg<Self>) -> Reg<Self> {
+            std::array::from_fn(|i| {
+                let (x, w) = (a[i].to_le_bytes(), b[i].to_le_bytes());
+                let product = |j: usize| i32::from(x[j]) * i32::from(w[j] as i8);
+                let (low, high) = (product(0) + product(1), product(2) + product(3));
+                if SATURATE {
+                    assert!(i16::try_from(low).is_ok() && i16::try_from(high).is_ok(), "vpmaddubsw would saturate");
+                }
+                acc[i].wrapping_add(low + high)
+            })
+        }
+    }
+
+    kernel!(TWIN_6X16_U8, twin_6x16x4_avx2_pairsum, PlainBytes<8, true>, Portable, I16_PAIRS, 2, [1 2 3 4 5 6]);
+    kernel!(TWIN_4X16, twin_4x16x2_avx2_exact, PlainPairs<8>, Portable, Exact::Always, 2, [1 2 3 4]);
+    kernel!(TWIN_6X16, twin_6x16x4_avxvnni, PlainBytes<8, false>, Portable, Exact::Always, 2, [1 2 3 4 5 6]);
+    kernel!(TWIN_6X64, twin_6x64x4_avx512vnni, PlainBytes<16, false>, Portable, Exact::Always, 4, [1 2 3 4 5 6]);
+    kernel!(TWIN_12X32, twin_12x32x4_avx512vnni, PlainBytes<16, false>, Portable, Exact::Always, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
+    kernel!(TWIN_12X16, twin_12x16x4_avx512vnni, PlainBytes<16, false>, Portable, Exact::Always, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
+
+    pub(crate) static TWINS: &[&GemmKernel] =
+        &[&TWIN_6X16_U8, &TWIN_4X16, &TWIN_6X16, &TWIN_6X64, &TWIN_12X32, &TWIN_12X16];
+}

@@ -1,0 +1,106 @@
+//! The table of integer GEMM kernels, and which of them a shape gets.
+//!
+//! Names follow `{op}_{lhs}{rhs}{out}_{mr}x{nr}x{kr}_{isa}[_{variant}]`. A kernel that is not in [`KERNELS`] does not
+//! exist: dispatch, tests, benches and reports all read the table.
+
+use crate::Level;
+use crate::gemm::tile::TileArgs;
+
+/// How the two operands lie in memory for a kernel. Either way one step of the inner loop takes 4 bytes of a row of A
+/// and 4 bytes of each column of B.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// Four u8 of A against four s8 of B.
+    Bytes,
+    /// Two i16 of A against two i16 of B, both widened while packing.
+    Pairs,
+}
+
+impl Form {
+    /// Elements along K in one step.
+    pub fn kr(self) -> usize {
+        match self {
+            Self::Bytes => 4,
+            Self::Pairs => 2,
+        }
+    }
+}
+
+/// For which weights a kernel is exact.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exact {
+    /// For all.
+    Always,
+    /// Where no two neighbours along K have magnitudes that sum to more: the kernel adds two products in an i16, and
+    /// 255 · 128 = 32640 is the most that fits.
+    IfPairSumAtMost(u32),
+}
+
+/// One row of the table: a tile of `mr` rows by `nr` columns.
+pub struct GemmKernel {
+    /// Its name.
+    pub name: &'static str,
+    /// The instruction set that it was compiled for.
+    pub level: Level,
+    /// Most rows of A in a tile.
+    pub mr: usize,
+    /// Columns of B in a tile, and so in a packed panel.
+    pub nr: usize,
+    /// Layout of its operands.
+    pub form: Form,
+    /// Which weights it is exact for.
+    pub exact: Exact,
+    /// `tiles[r − 1]` computes `r` rows.
+    pub(crate) tiles: &'static [unsafe fn(&TileArgs)],
+}
+
+/// No kernel has more columns than this.
+pub(crate) const MAX_NR: usize = 64;
+/// No kernel has more rows than this.
+pub(crate) const MAX_MR: usize = 16;
+/// The largest tile.
+pub(crate) const MAX_TILE: usize = 512;
+
+/// Every kernel of this build, best first within a level. A row may run only where its `level` is detected.
+pub static KERNELS: &[&GemmKernel] = crate::gemm::rows::ROWS;
+
+/// The kernel for an `n`-column B whose neighbouring weights sum to at most `pair_sum` in magnitude: of those of the
+/// highest level at or below `level` that are exact for B, the one that computes the fewest columns in vain, the first
+/// of equals.
+pub fn select(level: Level, n: usize, pair_sum: u32) -> &'static GemmKernel {
+    let exact = |k: &&GemmKernel| match k.exact {
+        Exact::Always => true,
+        Exact::IfPairSumAtMost(most) => pair_sum <= most,
+    };
+    let usable = || KERNELS.iter().copied().filter(|k| k.level <= level).filter(exact);
+    let best = usable().map(|k| k.level).max().unwrap_or(Level::Portable);
+    usable()
+        .filter(|k| k.level == best)
+        .min_by_key(|k| n.div_ceil(k.nr) * k.nr)
+        .expect("the portable row is exact for all weights and has no level above it to miss")
+}
+
+/// Declares kernels: for each, the table row `NAME` and the `#[target_feature]` functions of its tiles.
+macro_rules! kernel {
+    ($row:ident, $name:ident, $dot:ty, $level:ident, $exact:expr, $(feature $feature:literal,)? $nv:literal, [$($mr:literal)+]) => {
+        mod $name {
+            use super::*;
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn rows<const MR: usize>(args: &TileArgs) {
+                // SAFETY: the features are those of `$dot`; the caller vouches for the CPU and the pointers.
+                unsafe { tile::<$dot, MR, $nv>(args) }
+            }
+            pub(in crate::gemm) static ROW: GemmKernel = GemmKernel {
+                name: stringify!($name),
+                level: Level::$level,
+                mr: [$($mr),+].len(),
+                nr: $nv * <<$dot as Dot>::Lanes as Simd>::LANES,
+                form: <$dot as Dot>::FORM,
+                exact: $exact,
+                tiles: &[$(rows::<$mr>),+],
+            };
+        }
+        pub(in crate::gemm) use $name::ROW as $row;
+    };
+}
+pub(crate) use kernel;

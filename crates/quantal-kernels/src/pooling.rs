@@ -1,0 +1,363 @@
+//! Maxima, means and sums of codes, channels-last.
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use quantal_tensor::arith::mean_multiplier;
+
+use crate::arena::with_scratch;
+use crate::chunks::{for_chunks, rows_per_task};
+use crate::conv::{check_size, check_window};
+use crate::eltwise::OutCodes;
+use crate::error::{KernelError, check_length};
+use crate::gemm::epilogue::{clamp_ends, store_tail};
+use crate::simd::{Simd, isa_fn};
+use crate::{ConvGeometry, Isa, Threads};
+
+/// The most codes whose sum surely fits an i32.
+pub const MAX_MEAN: usize = i32::MAX as usize / 255;
+
+/// How many elements a mean divides by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Divisor {
+    /// Those inside the image.
+    Inside,
+    /// Those inside the image and its padding.
+    Padded,
+}
+
+/// Elements of the output, if the window and the slices are sound.
+fn check(g: &ConvGeometry, x: usize, out: usize) -> Result<usize, KernelError> {
+    check_window(g)?;
+    if g.c_in != g.c_out {
+        return Err(KernelError::Geometry("a pool has as many channels at its end as at its start"));
+    }
+    let (elements, pixels) = check_size(g)?;
+    check_length("the input", x, elements)?;
+    check_length("the output", out, pixels * g.c_in)?;
+    Ok(pixels * g.c_in)
+}
+
+/// The taps of `axis` at output position `at` that fall in `0..limit`, and the position of tap 0, where `pad` pixels
+/// lie before position 0.
+fn window_taps(g: &ConvGeometry, axis: usize, at: usize, pad: usize, limit: usize) -> (Range<usize>, isize) {
+    let origin = (at * g.stride[axis]) as isize - pad as isize;
+    let d = g.dilation[axis] as isize;
+    let clip = |bound: isize| ((bound - origin + d - 1).div_euclid(d)).clamp(0, g.kernel[axis] as isize) as usize;
+    (clip(0)..clip(limit as isize).max(clip(0)), origin)
+}
+
+/// Calls `each` with the channels of every input pixel under output pixel `pixel`.
+fn for_each<'a>(g: &ConvGeometry, x: &'a [u8], pixel: usize, mut each: impl FnMut(&'a [u8])) {
+    let (image, py, px) = place(g, pixel);
+    let (rows, top) = window_taps(g, 0, py, g.pads[0], g.h);
+    let (cols, left) = window_taps(g, 1, px, g.pads[1], g.w);
+    for ky in rows {
+        let y = (top + (ky * g.dilation[0]) as isize) as usize;
+        for kx in cols.clone() {
+            let at = (left + (kx * g.dilation[1]) as isize) as usize;
+            each(&x[((image * g.h + y) * g.w + at) * g.c_in..][..g.c_in]);
+        }
+    }
+}
+
+fn place(g: &ConvGeometry, pixel: usize) -> (usize, usize, usize) {
+    (pixel / (g.h_out * g.w_out), pixel / g.w_out % g.h_out, pixel % g.w_out)
+}
+
+/// The largest code under each window; where a window covers no pixel, the smallest code there is.
+///
+/// # Errors
+/// If a slice is shorter than the sizes say, or the window has a zero or huge dimension.
+pub fn max_pool(
+    isa: Isa,
+    x: &[u8],
+    signed: bool,
+    g: &ConvGeometry,
+    out: &mut [u8],
+    threads: &Threads,
+) -> Result<(), KernelError> {
+    let n = check(g, x.len(), out.len())?;
+    let c = g.c_in;
+    if n == 0 {
+        return Ok(());
+    }
+    let taps = g.kernel[0] * g.kernel[1];
+    let rows = rows_per_task(n / c, c * taps / 8, threads);
+    for_chunks(&mut out[..n], rows * c, n * taps, threads, |i, out| {
+        for (r, to) in out.chunks_exact_mut(c).enumerate() {
+            to.fill(if signed { 0x80 } else { 0 });
+            // SAFETY: `to` and `from` are both `c` bytes.
+            for_each(g, x, i * rows + r, |from| unsafe {
+                keep_larger(isa, to.as_mut_ptr(), from.as_ptr(), c, signed);
+            });
+        }
+    });
+    Ok(())
+}
+
+isa_fn! {
+    /// `to[i] = max(to[i], from[i])`.
+    ///
+    /// # Safety
+    /// Both are valid for `n` bytes and do not overlap.
+    unsafe fn keep_larger(to: *mut u8, from: *const u8, n: usize, signed: bool) = keep_larger_body
+}
+
+/// Plain loops, which the compiler turns into byte maxima.
+///
+/// # Safety
+/// As [`keep_larger`].
+#[inline(always)]
+unsafe fn keep_larger_body<S: Simd>(to: *mut u8, from: *const u8, n: usize, signed: bool) {
+    // SAFETY: the caller's promise.
+    let (to, from) = unsafe { (std::slice::from_raw_parts_mut(to, n), std::slice::from_raw_parts(from, n)) };
+    if signed {
+        for (a, &b) in to.iter_mut().zip(from) {
+            *a = (*a as i8).max(b as i8) as u8;
+        }
+    } else {
+        for (a, &b) in to.iter_mut().zip(from) {
+            *a = (*a).max(b);
+        }
+    }
+}
+
+/// The mean under each window by equation (5) of `arith`, `n` being what `divisor` says; padding is real 0.
+///
+/// # Errors
+/// As [`max_pool`], or if the window is too large for its sum to fit 32 bits.
+pub fn avg_pool(
+    isa: Isa,
+    x: &[u8],
+    signed: bool,
+    x_zero_point: i32,
+    scales: [f32; 2],
+    g: &ConvGeometry,
+    divisor: Divisor,
+    y: OutCodes,
+    out: &mut [u8],
+    threads: &Threads,
+) -> Result<(), KernelError> {
+    let n = check(g, x.len(), out.len())?;
+    let (lo, hi) = clamp_ends(y.zero_point, y.qmin, y.qmax)?;
+    let taps = g.kernel[0].saturating_mul(g.kernel[1]);
+    if taps > MAX_MEAN {
+        return Err(KernelError::TooDeep { k: taps, most: MAX_MEAN });
+    }
+    let c = g.c_in;
+    if n == 0 {
+        return Ok(());
+    }
+    let rows = rows_per_task(n / c, c * taps / 4, threads);
+    for_chunks(&mut out[..n], rows * c, n * taps, threads, |i, out| {
+        with_sums(c, |sums| {
+            for (r, to) in out.chunks_exact_mut(c).enumerate() {
+                let pixel = i * rows + r;
+                sums.fill(0);
+                let mut inside = 0;
+                for_each(g, x, pixel, |from| {
+                    inside += 1;
+                    // SAFETY: `sums` and `from` both hold `c` elements.
+                    unsafe { add_codes(isa, sums.as_mut_ptr(), from.as_ptr(), c, signed) }
+                });
+                let count = match divisor {
+                    Divisor::Inside => inside as usize,
+                    Divisor::Padded => {
+                        let (_, py, px) = place(g, pixel);
+                        let within = |axis: usize, at: usize, length: usize| {
+                            window_taps(g, axis, at, 0, g.pads[axis] + length + g.pads[axis + 2]).0.len()
+                        };
+                        within(0, py, g.h) * within(1, px, g.w)
+                    }
+                };
+                let multiplier = mean_multiplier(scales[0], scales[1], count.max(1));
+                let args = Round {
+                    sums: sums.as_ptr(),
+                    n: c,
+                    add: -inside * x_zero_point,
+                    multiplier,
+                    zero_point: y.zero_point,
+                    lo,
+                    hi,
+                    out: to.as_mut_ptr(),
+                };
+                // SAFETY: `sums` and `to` both hold `c` elements.
+                unsafe { round_sums(isa, &args) }
+            }
+        });
+    });
+    Ok(())
+}
+
+/// The mean over the middle axis of `[outer, reduced, inner]` codes by equation (5) of `arith`. A global average pool
+/// has the images as `outer`, their pixels as `reduced` and the channels as `inner`. `scales` are those of x and y.
+///
+/// # Errors
+/// If a slice is shorter than the dimensions say, or the sum of `reduced` codes may not fit 32 bits.
+pub fn mean(
+    isa: Isa,
+    x: &[u8],
+    signed: bool,
+    x_zero_point: i32,
+    [outer, reduced, inner]: [usize; 3],
+    scales: [f32; 2],
+    y: OutCodes,
+    out: &mut [u8],
+    threads: &Threads,
+) -> Result<(), KernelError> {
+    let (lo, hi) = clamp_ends(y.zero_point, y.qmin, y.qmax)?;
+    let multiplier = mean_multiplier(scales[0], scales[1], reduced.max(1));
+    check_reduction(x.len(), out.len(), [outer, reduced, inner])?;
+    let chunk = piece(inner);
+    let work = outer * reduced * inner;
+    for_chunks(&mut out[..outer * inner], chunk, work, threads, |i, out| {
+        with_sums(out.len(), |sums| {
+            sum_piece(isa, x, signed, [reduced, inner], i * chunk, sums);
+            let args = Round {
+                sums: sums.as_ptr(),
+                n: out.len(),
+                add: (reduced as i32).wrapping_mul(-x_zero_point),
+                multiplier,
+                zero_point: y.zero_point,
+                lo,
+                hi,
+                out: out.as_mut_ptr(),
+            };
+            // SAFETY: `sums` and `out` have the same length.
+            unsafe { round_sums(isa, &args) }
+        });
+    });
+    Ok(())
+}
+
+/// `Σ (x − z_x)` over the middle axis of `[outer, reduced, inner]` codes.
+///
+/// # Errors
+/// As [`mean`].
+pub fn sum(
+    isa: Isa,
+    x: &[u8],
+    signed: bool,
+    x_zero_point: i32,
+    [outer, reduced, inner]: [usize; 3],
+    out: &mut [i32],
+    threads: &Threads,
+) -> Result<(), KernelError> {
+    check_reduction(x.len(), out.len(), [outer, reduced, inner])?;
+    let chunk = piece(inner);
+    for_chunks(&mut out[..outer * inner], chunk, outer * reduced * inner, threads, |i, out| {
+        sum_piece(isa, x, signed, [reduced, inner], i * chunk, out);
+        let offset = (reduced as i32).wrapping_mul(x_zero_point);
+        for s in out {
+            *s -= offset;
+        }
+    });
+    Ok(())
+}
+
+fn check_reduction(x: usize, out: usize, [outer, reduced, inner]: [usize; 3]) -> Result<(), KernelError> {
+    if reduced > MAX_MEAN {
+        return Err(KernelError::TooDeep { k: reduced, most: MAX_MEAN });
+    }
+    let kept = outer.saturating_mul(inner);
+    check_length("the input", x, kept.saturating_mul(reduced))?;
+    check_length("the output", out, kept)
+}
+
+/// Outputs in one task: a divisor of `inner` where that is large, or else any number of whole rows.
+fn piece(inner: usize) -> usize {
+    const WIDE: usize = 256;
+    if inner <= WIDE {
+        inner.max(1)
+    } else {
+        (1..=WIDE).rev().find(|&d| inner.is_multiple_of(d)).filter(|&d| d >= 64).unwrap_or(inner)
+    }
+}
+
+/// Sums of outputs `from..from + sums.len()`, which lie in one `[reduced, inner]` slab.
+fn sum_piece(isa: Isa, x: &[u8], signed: bool, [reduced, inner]: [usize; 2], from: usize, sums: &mut [i32]) {
+    let (slab, column) = (from / inner, from % inner);
+    let x = &x[slab * reduced * inner..(slab + 1) * reduced * inner];
+    if inner == 1 {
+        sums[0] =
+            if signed { x.iter().map(|&q| i32::from(q as i8)).sum() } else { x.iter().map(|&q| i32::from(q)).sum() };
+        return;
+    }
+    sums.fill(0);
+    for row in x.chunks_exact(inner) {
+        // SAFETY: the slice holds `sums.len()` codes.
+        unsafe { add_codes(isa, sums.as_mut_ptr(), row[column..][..sums.len()].as_ptr(), sums.len(), signed) }
+    }
+}
+
+fn with_sums<R>(n: usize, work: impl FnOnce(&mut [i32]) -> R) -> R {
+    // SAFETY: scratch is aligned to 64, and any bytes are integers.
+    with_scratch(4 * n, |bytes| work(unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), n) }))
+}
+
+isa_fn! {
+    /// `sums[i] += codes[i]`.
+    ///
+    /// # Safety
+    /// Both are valid for `n` elements.
+    unsafe fn add_codes(sums: *mut i32, codes: *const u8, n: usize, signed: bool) = add_codes_body
+}
+
+/// Plain loops, which the compiler widens.
+///
+/// # Safety
+/// As [`add_codes`].
+#[inline(always)]
+unsafe fn add_codes_body<S: Simd>(sums: *mut i32, codes: *const u8, n: usize, signed: bool) {
+    // SAFETY: the caller's promise.
+    let (sums, codes) = unsafe { (std::slice::from_raw_parts_mut(sums, n), std::slice::from_raw_parts(codes, n)) };
+    if signed {
+        sums.iter_mut().zip(codes).for_each(|(s, &q)| *s += i32::from(q as i8));
+    } else {
+        sums.iter_mut().zip(codes).for_each(|(s, &q)| *s += i32::from(q));
+    }
+}
+
+/// `n` sums to be rounded by equation (3), `add` added first.
+pub(crate) struct Round {
+    pub(crate) sums: *const i32,
+    pub(crate) n: usize,
+    pub(crate) add: i32,
+    pub(crate) multiplier: f32,
+    pub(crate) zero_point: i32,
+    pub(crate) lo: f32,
+    pub(crate) hi: f32,
+    pub(crate) out: *mut u8,
+}
+
+isa_fn! {
+    /// # Safety
+    /// `sums` and `out` are valid for `n` elements.
+    pub(crate) unsafe fn round_sums(args: &Round) = round_sums_body
+}
+
+/// # Safety
+/// As [`round_sums`] and [`Simd`].
+#[inline(always)]
+unsafe fn round_sums_body<S: Simd>(args: &Round) {
+    for i in (0..args.n).step_by(S::LANES) {
+        let left = args.n - i;
+        // SAFETY: `round_sums`'s contract; a last part is copied to and from the stack.
+        unsafe {
+            let mut last = [0; 16];
+            let mut from = args.sums.add(i);
+            if left < S::LANES {
+                std::ptr::copy_nonoverlapping(from, last.as_mut_ptr(), left);
+                from = last.as_ptr();
+            }
+            let sum = S::add(S::load(from), S::splat(args.add));
+            let scaled = S::mul_f(S::to_f(sum), S::splat_f(args.multiplier));
+            let code = S::clamp_round(scaled, S::splat_f(args.lo), S::splat_f(args.hi));
+            let code = S::add(code, S::splat(args.zero_point));
+            store_tail!(S::LANES, u8, args.out.add(i), left, |p| S::store_bytes(p, code));
+        }
+    }
+}
