@@ -140,6 +140,11 @@ impl Tensor {
         &self.bytes
     }
 
+    /// The bytes, writable, whatever the type; a shared or mapped tensor is copied first.
+    pub fn bytes_mut(&mut self) -> Result<&mut [u8], TensorError> {
+        Ok(self.bytes.make_mut()?)
+    }
+
     /// Gives the storage back, for reuse.
     pub fn into_bytes(self) -> Bytes {
         self.bytes
