@@ -5,11 +5,13 @@
 //! calls. Integer steps and channels-last float steps are in `crate::steps`.
 
 pub mod cast;
+mod dispatch;
 pub mod elementwise;
 pub mod gather;
 pub mod layout;
 pub mod reduce;
 pub mod shape;
+mod strides;
 
 pub mod attention;
 pub mod conv;

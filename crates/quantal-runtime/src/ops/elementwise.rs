@@ -1,30 +1,31 @@
-//! To be written: every operator of the family is refused.
-use super::{Context, Inputs, OpError};
-use quantal_ir::Node;
-use quantal_tensor::Tensor;
-/// Refuses.
-#[derive(Debug, Clone)]
-pub struct Unary;
-impl Unary {
-    /// Refuses.
-    pub fn prepare(_: &Node, _: i64) -> Result<Self, OpError> {
-        Ok(Self)
-    }
-    /// Refuses.
-    pub fn run(&self, _: &Inputs<'_>, _: &Context<'_>) -> Result<Vec<Tensor>, OpError> {
-        Err(OpError::Unsupported("operator".into()))
-    }
+//! Functions of each element: one input in [`unary`], several with broadcasting in [`broadcast`].
+
+pub mod broadcast;
+mod real;
+pub mod unary;
+
+pub use broadcast::Broadcast;
+pub use unary::Unary;
+
+use super::OpError;
+use super::cast::cast;
+use quantal_tensor::{DType, Tensor};
+
+/// Whether a type is computed by way of f32 and rounded back once.
+fn goes_through_f32(dtype: DType) -> bool {
+    matches!(dtype, DType::F16 | DType::BF16)
 }
-/// Refuses.
-#[derive(Debug, Clone)]
-pub struct Broadcast;
-impl Broadcast {
-    /// Refuses.
-    pub fn prepare(_: &Node, _: i64) -> Result<Self, OpError> {
-        Ok(Self)
-    }
-    /// Refuses.
-    pub fn run(&self, _: &Inputs<'_>, _: &Context<'_>) -> Result<Vec<Tensor>, OpError> {
-        Err(OpError::Unsupported("operator".into()))
-    }
+
+/// Runs `f` on the inputs as f32 and rounds its result to `dtype`.
+fn through_f32(
+    inputs: &[&Tensor],
+    dtype: DType,
+    f: impl FnOnce(&[&Tensor]) -> Result<Tensor, OpError>,
+) -> Result<Tensor, OpError> {
+    let wide = inputs.iter().map(|t| cast(t, DType::F32)).collect::<Result<Vec<_>, _>>()?;
+    let out = f(&wide.iter().collect::<Vec<_>>())?;
+    if out.dtype() == DType::F32 { cast(&out, dtype) } else { Ok(out) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,30 +1,7 @@
-//! To be written: every operator of the family is refused.
-use super::{Context, Inputs, OpError};
-use quantal_ir::Node;
-use quantal_tensor::Tensor;
-/// Refuses.
-#[derive(Debug, Clone)]
-pub struct Reduction;
-impl Reduction {
-    /// Refuses.
-    pub fn prepare(_: &Node, _: i64) -> Result<Self, OpError> {
-        Ok(Self)
-    }
-    /// Refuses.
-    pub fn run(&self, _: &Inputs<'_>, _: &Context<'_>) -> Result<Vec<Tensor>, OpError> {
-        Err(OpError::Unsupported("operator".into()))
-    }
-}
-/// Refuses.
-#[derive(Debug, Clone)]
-pub struct Ordering;
-impl Ordering {
-    /// Refuses.
-    pub fn prepare(_: &Node, _: i64) -> Result<Self, OpError> {
-        Ok(Self)
-    }
-    /// Refuses.
-    pub fn run(&self, _: &Inputs<'_>, _: &Context<'_>) -> Result<Vec<Tensor>, OpError> {
-        Err(OpError::Unsupported("operator".into()))
-    }
-}
+//! Operators that collapse axes ([`Reduction`]) and those that rank or run along one ([`Ordering`]).
+
+mod ordering;
+mod reduction;
+
+pub use ordering::Ordering;
+pub use reduction::Reduction;

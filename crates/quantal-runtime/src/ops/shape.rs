@@ -1,30 +1,7 @@
-//! To be written: every operator of the family is refused.
-use super::{Context, Inputs, OpError};
-use quantal_ir::Node;
-use quantal_tensor::Tensor;
-/// Refuses.
-#[derive(Debug, Clone)]
-pub struct Reshaping;
-impl Reshaping {
-    /// Refuses.
-    pub fn prepare(_: &Node, _: i64) -> Result<Self, OpError> {
-        Ok(Self)
-    }
-    /// Refuses.
-    pub fn run(&self, _: &Inputs<'_>, _: &Context<'_>) -> Result<Vec<Tensor>, OpError> {
-        Err(OpError::Unsupported("operator".into()))
-    }
-}
-/// Refuses.
-#[derive(Debug, Clone)]
-pub struct Generator;
-impl Generator {
-    /// Refuses.
-    pub fn prepare(_: &Node, _: i64) -> Result<Self, OpError> {
-        Ok(Self)
-    }
-    /// Refuses.
-    pub fn run(&self, _: &Inputs<'_>, _: &Context<'_>) -> Result<Vec<Tensor>, OpError> {
-        Err(OpError::Unsupported("operator".into()))
-    }
-}
+//! Operators about shapes: those that only rename dimensions, and those that make a tensor from a shape or a number.
+
+mod generator;
+mod reshaping;
+
+pub use generator::Generator;
+pub use reshaping::Reshaping;
