@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attrs;
+pub mod cost;
 pub mod export;
 pub mod graph;
 pub mod import;

@@ -5,6 +5,7 @@
 //! So a node that nobody changed, or whose inputs alone changed, is written back with the attributes of the file.
 
 pub mod conv;
+pub mod einsum;
 pub mod gemm;
 pub mod pool;
 pub mod quant;

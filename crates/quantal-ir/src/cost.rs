@@ -1,0 +1,139 @@
+//! What a node costs: multiply-accumulates and parameters.
+
+use crate::graph::{Dim, Graph, Node, NodeId, ValueId};
+use crate::infer::einsum_sizes;
+use crate::op::Op;
+use crate::op::einsum::Equation;
+use crate::op::gemm::GemmAttrs;
+use quantal_tensor::DType;
+use std::collections::BTreeSet;
+
+/// Multiply-accumulates of a node that works by products of matrices; additions of a bias are not counted. A first
+/// dimension that is not fixed counts as 1: figures are for one sample. `None` for operators without such products, and
+/// where a size is not known.
+pub fn macs(graph: &Graph, node: NodeId) -> Option<u64> {
+    let node = graph.node(node);
+    match node.op {
+        Op::Conv | Op::ConvInteger => windows(graph, node, 1, false),
+        Op::QLinearConv => windows(graph, node, 3, false),
+        Op::ConvTranspose => windows(graph, node, 1, true),
+        Op::Gemm => gemm(graph, node, 1),
+        Op::QGemm => gemm(graph, node, 3),
+        Op::MatMul | Op::MatMulInteger | Op::QLinearMatMul => {
+            let inner = *shape(graph, node.input(0))?.last()?;
+            product(&shape(graph, node.output(0))?)?.checked_mul(inner as u64)
+        }
+        Op::Einsum => einsum(graph, node),
+        Op::Attention => attention(graph, node),
+        Op::Lstm | Op::Gru => recurrent(graph, node),
+        _ => None,
+    }
+}
+
+/// The sizes of a value; a first dimension that is not fixed counts as 1.
+fn shape(graph: &Graph, value: Option<ValueId>) -> Option<Vec<usize>> {
+    let dims = graph.value(value?).shape.as_ref()?;
+    let size = |(i, d): (usize, &Dim)| if i == 0 && dims.len() > 1 { Some(d.known().unwrap_or(1)) } else { d.known() };
+    dims.iter().enumerate().map(size).collect()
+}
+
+fn product(sizes: &[usize]) -> Option<u64> {
+    sizes.iter().try_fold(1_u64, |n, &d| n.checked_mul(d as u64))
+}
+
+/// Each output element of a convolution, each input element of a transposed one, meets the weights of its group.
+fn windows(graph: &Graph, node: &Node, weight: usize, transposed: bool) -> Option<u64> {
+    let weight = shape(graph, node.input(weight))?;
+    let walked = if transposed { node.input(0) } else { node.output(0) };
+    product(&shape(graph, walked)?)?.checked_mul(product(weight.get(1..)?)?)
+}
+
+fn gemm(graph: &Graph, node: &Node, b: usize) -> Option<u64> {
+    let transposed = GemmAttrs::of(&node.attrs).ok()?.trans_b;
+    let b = shape(graph, node.input(b))?;
+    let inner = *b.get(usize::from(transposed))?;
+    product(&shape(graph, node.output(0))?)?.checked_mul(inner as u64)
+}
+
+/// Every combination of labels once, as if the inputs were multiplied all at once.
+fn einsum(graph: &Graph, node: &Node) -> Option<u64> {
+    let shapes: Vec<Vec<Dim>> = node
+        .inputs
+        .iter()
+        .map(|&v| Some(shape(graph, v)?.into_iter().map(Dim::Known).collect()))
+        .collect::<Option<_>>()?;
+    let shapes: Vec<&[Dim]> = shapes.iter().map(Vec::as_slice).collect();
+    let equation = Equation::of(&node.attrs, &shapes.iter().map(|s| s.len()).collect::<Vec<_>>()).ok()?;
+    let sizes = einsum_sizes(&equation, &shapes).ok()?;
+    product(&sizes.values().map(Dim::known).collect::<Option<Vec<_>>>()?)
+}
+
+/// Queries times keys, and their product times the values.
+fn attention(graph: &Graph, node: &Node) -> Option<u64> {
+    let heads = |i: usize, attribute: &str| match *shape(graph, node.input(i))? {
+        [batch, heads, length, size] => Some([batch, heads, length, size]),
+        [batch, length, hidden] => {
+            let count = usize::try_from(node.attrs.int(attribute).ok()??).ok()?;
+            Some([batch, count, length, hidden.checked_div(count)?])
+        }
+        _ => None,
+    };
+    let [batch, q_heads, length, size] = heads(0, "q_num_heads")?;
+    let [_, _, k_length, _] = heads(1, "kv_num_heads")?;
+    let [_, _, _, v_size] = heads(2, "kv_num_heads")?;
+    let past = if node.input(4).is_some() { *shape(graph, node.input(4))?.get(2)? } else { 0 };
+    product(&[batch, q_heads, length, k_length.checked_add(past)?, size.checked_add(v_size)?])
+}
+
+/// Each step of each sample meets all weights.
+fn recurrent(graph: &Graph, node: &Node) -> Option<u64> {
+    let x = shape(graph, node.input(0))?;
+    let weights = product(&shape(graph, node.input(1))?)?.checked_add(product(&shape(graph, node.input(2))?)?)?;
+    product(x.get(..2)?)?.checked_mul(weights)
+}
+
+/// Elements of the constants that the nodes of a graph and its subgraphs compute with, each counted once: not those of
+/// shapes, indices and conditions, nor scales and zero points.
+pub fn parameters(graph: &Graph) -> u64 {
+    let mut seen = BTreeSet::new();
+    let mut total = 0_u64;
+    for (_, node) in graph.nodes() {
+        for (i, v) in node.inputs.iter().enumerate().filter_map(|(i, v)| Some((i, (*v)?))) {
+            let constant = graph.value(v).constant.as_ref();
+            let number =
+                |t: DType| t.is_float() || t.int_range().is_some_and(|_| t != DType::I32 || is_bias(node.op, i));
+            if let Some(tensor) = constant.filter(|t| number(t.dtype()) && !encodes(node.op, i) && seen.insert(v)) {
+                total = total.saturating_add(tensor.len() as u64);
+            }
+        }
+        total = node.attrs.graphs().fold(total, |total, (_, g)| total.saturating_add(parameters(g)));
+    }
+    total
+}
+
+/// Whether an int32 input is a quantized bias rather than an index.
+fn is_bias(op: Op, i: usize) -> bool {
+    matches!((op, i), (Op::QLinearConv, 8) | (Op::QGemm, 6) | (Op::DequantizeLinear | Op::MsDequantizeLinear, 0))
+}
+
+/// Whether an input is a scale or a zero point.
+fn encodes(op: Op, i: usize) -> bool {
+    match op {
+        Op::QLinearConv => i != 0 && i != 3 && i != 8,
+        Op::QLinearMatMul | Op::QLinearAdd | Op::QLinearMul => i != 0 && i != 3,
+        Op::QGemm => i != 0 && i != 3 && i != 6,
+        Op::QLinearConcat => i < 2 || i % 3 != 2,
+        Op::QLinearWhere => i != 0 && i != 1 && i != 4,
+        Op::QuantizeLinear
+        | Op::DequantizeLinear
+        | Op::MsQuantizeLinear
+        | Op::MsDequantizeLinear
+        | Op::QLinearAveragePool
+        | Op::QLinearGlobalAveragePool
+        | Op::QLinearLeakyRelu
+        | Op::QLinearSigmoid
+        | Op::QLinearSoftmax => i > 0,
+        Op::ConvInteger | Op::MatMulInteger => i > 1,
+        _ => false,
+    }
+}
