@@ -171,6 +171,10 @@ fn load(
     };
     let bad = |message: String| Error::Tokenizer { path: Some(shown(path)), message };
     let bytes = files::read(path, files::MAX_TEXT_BYTES)?;
+    let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| bad(one_line(&e.to_string())))?;
+    if let Some(token) = undefined_token(&json["post_processor"]) {
+        return Err(bad(format!("its template names the token `{}` and does not define it", one_line(token))));
+    }
     let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| bad(one_line(&e.to_string())))?;
     let padding = tokenizer.get_padding().map_or(0, |p| p.pad_id);
     tokenizer.with_padding(None);
@@ -191,6 +195,17 @@ fn load(
     }
     tokenizer.with_truncation(Some(truncation)).map_err(|e| bad(one_line(&e.to_string())))?;
     Ok((tokenizer, fixed.map(|len| (len, padding))))
+}
+
+/// A special token that a template uses without defining it: the library would stop on it, not fail.
+fn undefined_token(processor: &serde_json::Value) -> Option<&str> {
+    // Processors nest in sequences only; serde_json bounds the depth.
+    if let Some(list) = processor["processors"].as_array() {
+        return list.iter().find_map(undefined_token);
+    }
+    let pieces = ["single", "pair"].into_iter().filter_map(|template| processor[template].as_array()).flatten();
+    let mut used = pieces.filter_map(|piece| piece["SpecialToken"]["id"].as_str());
+    used.find(|&token| processor["special_tokens"].get(token).is_none())
 }
 
 #[cfg(test)]
@@ -229,6 +244,21 @@ mod tests {
         assert_eq!(ids(&text, 1), [[1, 0, 0], [2, 0, 0]]);
         let long = open(&"good ".repeat(500), &free).unwrap();
         assert_eq!(ids(&long, 0)[0].len(), DEFAULT_TOKENS);
+    }
+
+    #[test]
+    fn a_template_with_an_undefined_token_is_refused() {
+        let template = |defined: &str| {
+            let text = format!(
+                r#"{{"processors": [{{"type": "TemplateProcessing", "pair": [],
+                "single": [{{"SpecialToken": {{"id": "[CLS]", "type_id": 0}}}}, {{"Sequence": {{"id": "A", "type_id": 0}}}}],
+                "special_tokens": {{"{defined}": {{"id": "{defined}", "ids": [2], "tokens": ["{defined}"]}}}}}}]}}"#
+            );
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()
+        };
+        assert_eq!(undefined_token(&template("[CLS]")), None);
+        assert_eq!(undefined_token(&template("[SEP]")), Some("[CLS]"));
+        assert_eq!(undefined_token(&serde_json::Value::Null), None);
     }
 
     #[test]
