@@ -24,6 +24,11 @@ pub mod recurrent;
 pub mod resize;
 pub mod softmax;
 
+mod number;
+#[cfg(test)]
+mod testing;
+mod walk;
+
 use quantal_ir::attrs::AttrError;
 use quantal_ir::{Node, Op};
 use quantal_kernels::{Isa, Threads};
