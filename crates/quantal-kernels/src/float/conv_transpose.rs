@@ -122,7 +122,6 @@ pub(super) unsafe fn transposed_row<I: FloatIsa>(isa: I, t: &TransposedRow<'_>) 
     for ox in 0..g.w_out {
         for (group, b) in t.weight.groups.iter().enumerate() {
             for first in (0..n).step_by(LANES) {
-                let panel = b.values()[first * b.k()..].as_ptr();
                 let mut acc = isa.splat(0.0);
                 for ky in 0..g.kernel[0] {
                     let Some(iy) = source(g, 0, oy, ky, g.h) else { continue };
@@ -132,9 +131,9 @@ pub(super) unsafe fn transposed_row<I: FloatIsa>(isa: I, t: &TransposedRow<'_>) 
                         let x = &t.x[pixel * g.c_in + group * channels..][..channels];
                         let line = (ky * g.kernel[1] + kx) * channels;
                         for (c, &x) in x.iter().enumerate() {
-                            // SAFETY: line + c < k, a panel has k lines.
-                            let w = unsafe { isa.load(panel.add((line + c) * LANES)) };
-                            acc = isa.fma(isa.splat(x), w, acc);
+                            let w = b.line(line + c, first / LANES);
+                            // SAFETY: 16 values.
+                            acc = isa.fma(isa.splat(x), unsafe { isa.load(w.as_ptr()) }, acc);
                         }
                     }
                 }

@@ -59,76 +59,110 @@ pub(super) unsafe fn gather<I: FloatIsa>(isa: I, g: &Gather<'_>) {
                 }
             }
         }
-        Source::Windows { x, geometry, group } => {
-            for r in 0..g.count {
-                // SAFETY: pixel first + r < pixels_out, columns below geometry.k(), by the contract; room as above.
-                unsafe { window(isa, x, geometry, group, g.first + r, g.k0, g.k, g.to.add(r * A_STRIDE)) };
+        // SAFETY: the contract of this function.
+        Source::Windows { x, geometry, group } => unsafe { windows(isa, x, geometry, group, g) },
+    }
+}
+
+/// Copies columns `k0 … k0 + k` of windows in a row.
+///
+/// # Safety
+/// As for `gather`.
+#[inline(always)]
+unsafe fn windows<I: FloatIsa>(isa: I, x: &[f32], g: &ConvGeometry, group: usize, part: &Gather<'_>) {
+    let channels = g.c_in / g.groups;
+    // Taps side by side in memory form one run: a whole row of the window, if nothing lies between the pixels.
+    let joined = g.dilation[1] == 1 && g.groups == 1;
+    let (run, across) = if joined { (channels * g.kernel[1], 1) } else { (channels, g.kernel[1]) };
+    if part.k == 0 {
+        return;
+    }
+    // Where the columns begin: a run, an offset in it, and what is left of it.
+    let (first_run, skip) = (part.k0 / run, part.k0 % run);
+    let (first_ky, first_kx) = (first_run / across, first_run % across);
+    let (mut ox, rest) = (part.first % g.w_out, part.first / g.w_out);
+    let (mut oy, mut image) = (rest % g.h_out, rest / g.h_out);
+    for r in 0..part.count {
+        // Signed coordinates of the first tap; `ConvGeometry::valid` says that they fit.
+        let y0 = (oy * g.stride[0]).cast_signed() - g.pads[0].cast_signed();
+        let x0 = (ox * g.stride[1]).cast_signed() - g.pads[1].cast_signed();
+        let mut to = part.to.wrapping_add(r * A_STRIDE);
+        let (mut ky, mut kx, mut skip, mut left) = (first_ky, first_kx, skip, part.k);
+        while left > 0 {
+            let len = (run - skip).min(left);
+            let iy = y0 + (ky * g.dilation[0]).cast_signed();
+            let ix = x0 + (kx * g.dilation[1]).cast_signed();
+            let row = Row { x, g, group, joined, image, iy, ix };
+            // SAFETY: windows below pixels_out and columns below geometry.k(), by the contract; a row of `to` has room
+            // for k ≤ K_BLOCK values and 16 more.
+            unsafe { copy_run(isa, &row, skip, len, to) };
+            to = to.wrapping_add(len);
+            left -= len;
+            skip = 0;
+            kx += 1;
+            if kx == across {
+                (kx, ky) = (0, ky + 1);
+            }
+        }
+        ox += 1;
+        if ox == g.w_out {
+            (ox, oy) = (0, oy + 1);
+            if oy == g.h_out {
+                (oy, image) = (0, image + 1);
             }
         }
     }
 }
 
-/// Copies columns `k0 … k0 + k` of one window.
+/// A run of taps: where it begins, inside the image or not.
+struct Row<'a> {
+    x: &'a [f32],
+    g: &'a ConvGeometry,
+    group: usize,
+    /// Whether the run goes over several pixels, or stays within the channels of a group.
+    joined: bool,
+    image: usize,
+    iy: isize,
+    ix: isize,
+}
+
+/// Copies `len` values of a run from value `skip` on, with zeros outside of the image.
 ///
 /// # Safety
-/// As for `gather`, for one row.
+/// `x` covers the geometry; `to` is good for writing `len` values and 15 more.
 #[inline(always)]
-unsafe fn window<I: FloatIsa>(
-    isa: I,
-    x: &[f32],
-    g: &ConvGeometry,
-    group: usize,
-    pixel: usize,
-    k0: usize,
-    k: usize,
-    to: *mut f32,
-) {
-    let channels = g.c_in / g.groups;
-    let (ox, rest) = (pixel % g.w_out, pixel / g.w_out);
-    let (oy, image) = (rest % g.h_out, rest / g.h_out);
-    // Signed coordinates of the first tap; `ConvGeometry::valid` says that they fit.
-    let y0 = (oy * g.stride[0]).cast_signed() - g.pads[0].cast_signed();
-    let x0 = (ox * g.stride[1]).cast_signed() - g.pads[1].cast_signed();
-    // Taps side by side in memory form one run: a whole row of the window, if nothing lies between the pixels.
-    let joined = g.dilation[1] == 1 && g.groups == 1;
-    let (mut at, end) = (k0, k0 + k);
-    let mut to = to;
-    while at < end {
-        let (tap, channel) = (at / channels, at % channels);
-        let (ky, kx) = (tap / g.kernel[1], tap % g.kernel[1]);
-        let taps = if joined { g.kernel[1] - kx } else { 1 };
-        let len = (taps * channels - channel).min(end - at);
-        let iy = y0 + (ky * g.dilation[0]).cast_signed();
-        let ix = x0 + (kx * g.dilation[1]).cast_signed();
-        // SAFETY: the run is split at the image's edges, so that reads stay inside pixel rows of `x` (its length is
-        // asserted by `conv`); writes advance by `len` in total, within the k values and 16 more of the row.
-        unsafe {
-            if iy < 0 || iy >= g.h.cast_signed() {
-                zero(isa, to, len);
+unsafe fn copy_run<I: FloatIsa>(isa: I, row: &Row<'_>, skip: usize, len: usize, to: *mut f32) {
+    let g = row.g;
+    if row.iy < 0 || row.iy >= g.h.cast_signed() {
+        // SAFETY: the contract of this function.
+        return unsafe { zero(isa, to, len) };
+    }
+    // The run in values of the group, counted from the left edge of the image row.
+    let channels = (g.c_in / if row.joined { 1 } else { g.groups }).cast_signed();
+    let begin = row.ix * channels + skip.cast_signed();
+    let (width, signed_len) = (g.w.cast_signed() * channels, len.cast_signed());
+    let before = (-begin).clamp(0, signed_len);
+    let after = (begin + signed_len - width).clamp(0, signed_len - before);
+    let inside = signed_len - before - after;
+    // SAFETY: the run is cut at the image's edges, so reads stay inside a pixel row of `x`; writes are in order, so
+    // that what one overshoots the next one covers, and the last one by at most 15.
+    unsafe {
+        zero(isa, to, before.cast_unsigned());
+        if inside > 0 {
+            let image_row = (row.image * g.h + row.iy.cast_unsigned()) * g.w;
+            let from = if row.joined {
+                image_row * g.c_in + (begin + before).cast_unsigned()
             } else {
-                // The run in values, counted from the left edge of the image row.
-                let channels = channels.cast_signed();
-                let begin = ix * channels + channel.cast_signed();
-                let (width, signed_len) = (g.w.cast_signed() * channels, len.cast_signed());
-                let before = (-begin).clamp(0, signed_len);
-                let after = (begin + signed_len - width).clamp(0, signed_len - before);
-                let inside = signed_len - before - after;
-                zero(isa, to, before.cast_unsigned());
-                if inside > 0 {
-                    let from = if joined {
-                        (image * g.h + iy.cast_unsigned()) * g.w * g.c_in + (begin + before).cast_unsigned()
-                    } else {
-                        let pixel = (image * g.h + iy.cast_unsigned()) * g.w + ix.cast_unsigned();
-                        pixel * g.c_in + group * channels.cast_unsigned() + channel
-                    };
-                    let to = to.offset(before);
-                    copy(isa, x.as_ptr().add(from), to, inside.cast_unsigned());
-                }
-                zero(isa, to.offset(before + inside), after.cast_unsigned());
+                (image_row + row.ix.cast_unsigned()) * g.c_in + row.group * channels.cast_unsigned() + skip
+            };
+            let (inside, to) = (inside.cast_unsigned(), to.offset(before));
+            if from + inside + LANES <= row.x.len() {
+                copy_whole(isa, row.x.as_ptr().add(from), to, inside);
+            } else {
+                copy(isa, row.x.as_ptr().add(from), to, inside);
             }
-            to = to.add(len);
         }
-        at += len;
+        zero(isa, to.offset(before + inside), after.cast_unsigned());
     }
 }
 
@@ -148,6 +182,20 @@ unsafe fn copy<I: FloatIsa>(isa: I, from: *const f32, to: *mut f32, n: usize) {
         if i < n {
             isa.store(to.add(i), isa.load_part(from.add(i), n - i));
         }
+    }
+}
+
+/// Copies `n` values; up to 15 more are read and written.
+///
+/// # Safety
+/// `n + 15` values readable and writable.
+#[inline(always)]
+unsafe fn copy_whole<I: FloatIsa>(isa: I, from: *const f32, to: *mut f32, n: usize) {
+    let mut i = 0;
+    while i < n {
+        // SAFETY: `i < n`, so this overshoots by at most 15.
+        unsafe { isa.store(to.add(i), isa.load(from.add(i))) };
+        i += LANES;
     }
 }
 

@@ -4,8 +4,8 @@ use super::gather::{Gather, Source};
 use super::lanes::LANES;
 use super::pack::PackedB;
 use super::rows::{Row, row};
-use super::scratch::{Shared, with_scratch};
-use super::tile::{A_STRIDE, K_BLOCK, Tile};
+use super::scratch::{Shared, prefetch, with_scratch};
+use super::tile::{A_STRIDE, Tile};
 use super::unary::Unary;
 use crate::{Isa, Threads};
 
@@ -179,18 +179,16 @@ impl Block<'_> {
         }
         with_scratch(count * A_STRIDE, |a| {
             let k = self.part.b.k();
-            // At least one pass, so that K = 0 still writes the epilogue of 0.
-            let passes = k.div_ceil(K_BLOCK).max(1);
-            let step = k.div_ceil(passes);
-            for pass in 0..passes {
-                let k0 = pass * step;
-                let k1 = k.min(k0 + step);
+            // An empty block where K = 0 still writes the epilogue of 0.
+            for block in self.part.b.blocks() {
                 let to = a.as_mut_ptr();
-                let gather = Gather { source: self.part.source, first: self.rows.0, count, k0, k: k1 - k0, to };
-                // SAFETY: the rows lie within the source by the contract, k1 ≤ k; `a` has count·A_STRIDE values.
+                let (first, k0, depth) = (self.rows.0, block.0, block.1 - block.0);
+                let gather = Gather { source: self.part.source, first, count, k0, k: depth, to };
+                // SAFETY: the rows lie within the source by the contract, the block within k; `a` has count·A_STRIDE
+                // values.
                 unsafe {
                     (self.row.gather)(&gather);
-                    self.sweep(a, k0, k1, pass == 0, pass + 1 == passes);
+                    self.sweep(a, block, block.0 == 0, block.1 == k);
                 }
             }
         });
@@ -208,10 +206,10 @@ impl Block<'_> {
     /// Multiplies the gathered block by every panel.
     ///
     /// # Safety
-    /// As for `products`; `a` holds the rows' columns `k0 … k1`.
-    unsafe fn sweep(&self, a: &[f32], k0: usize, k1: usize, first: bool, last: bool) {
-        let b = self.part.b;
-        let panel_stride = b.k() * LANES;
+    /// As for `products`; `a` holds the rows' columns of the block.
+    unsafe fn sweep(&self, a: &[f32], block: (usize, usize), first: bool, last: bool) {
+        let k = block.1 - block.0;
+        let panel_stride = k * LANES;
         let count = self.rows.1 - self.rows.0;
         // Tiles of nearly equal height: a low last tile would waste the registers.
         let tiles = count.div_ceil(self.row.tile_rows);
@@ -220,6 +218,9 @@ impl Block<'_> {
             let panels = (self.columns.1 - column).div_ceil(LANES);
             let vectors = panels.min(self.row.tile_vectors);
             let width = (self.columns.1 - column).min(vectors * LANES);
+            let b = self.part.b.panels(block, column / LANES);
+            // While these tiles compute, the next panels come nearer: a share with each tile, some bytes with each step.
+            let ahead_step = if tiles > 1 { size_of::<[f32; LANES]>() * vectors / tiles } else { 0 };
             for t in 0..tiles {
                 let (r0, r1) = (t * count / tiles, (t + 1) * count / tiles);
                 let (global, out_column) = (self.rows.0 + r0, self.part.column + column);
@@ -230,9 +231,11 @@ impl Block<'_> {
                 let plain = self.epilogue.activation.is_none();
                 let tile = Tile {
                     a: a[r0 * A_STRIDE..].as_ptr(),
-                    b: b.values()[(column / LANES) * panel_stride + k0 * LANES..].as_ptr(),
+                    b: b.as_ptr(),
                     panel_stride,
-                    k: k1 - k0,
+                    ahead: b.as_ptr().wrapping_add(panel_stride * vectors).wrapping_byte_add(t * k * ahead_step),
+                    ahead_step,
+                    k,
                     rows: r1 - r0,
                     vectors,
                     c: self.out.at(global * self.ldc + out_column),
@@ -244,6 +247,11 @@ impl Block<'_> {
                     residual_stride: residual.1,
                     clamp: if plain { self.epilogue.clamp } else { NO_CLAMP },
                 };
+                for r in 0..if first { tile.rows } else { 0 } {
+                    for v in 0..vectors {
+                        prefetch(tile.c.wrapping_add(r * self.ldc + v * LANES));
+                    }
+                }
                 // SAFETY: `a` has the rows, `b` the panels (column is a multiple of 16, vectors do not pass the last
                 // panel); C, bias and residual cover `width` columns, which `edge` respects.
                 unsafe {

@@ -2,6 +2,7 @@
 
 use super::lanes::LANES;
 use super::scratch::{Line, values};
+use super::tile::K_BLOCK;
 
 /// A matrix `[k, n]` of any layout: element (i, j) at `data[i·stride_k + j·stride_n]`.
 #[derive(Clone, Copy)]
@@ -18,13 +19,15 @@ pub struct BView<'a> {
     pub stride_n: usize,
 }
 
-/// A matrix `[k, n]` cut into panels of 16 columns, each `[k, 16]`, the last one filled up with zeros. The layout is
-/// the same for every instruction set.
+/// A matrix `[k, n]` cut into blocks of rows, and each block into panels of 16 columns, the last one filled up with
+/// zeros: a product reads it from beginning to end. The layout is the same for every instruction set.
 #[derive(Clone, Default)]
 pub struct PackedB {
     lines: Vec<Line>,
     k: usize,
     n: usize,
+    /// Rows of a block; the last one may be lower.
+    block: usize,
 }
 
 impl PackedB {
@@ -43,47 +46,50 @@ impl PackedB {
     /// # Panics
     /// When `data` is too short for the strides.
     pub fn repack(&mut self, b: BView<'_>) {
+        self.resize(b.k, b.n, balanced(b.k));
         if b.stride_n == 1 {
-            self.resize(b.k, b.n);
-            for (p, panel) in self.lines.chunks_exact_mut(b.k.max(1)).enumerate() {
-                let columns = (b.n - p * LANES).min(LANES);
-                for (i, line) in panel.iter_mut().enumerate() {
-                    let row = &b.data[i * b.stride_k + p * LANES..][..columns];
-                    if let Ok(row) = <&[f32; LANES]>::try_from(row) {
-                        line.0 = *row;
-                    } else {
-                        line.0 = [0.0; LANES];
-                        line.0[..columns].copy_from_slice(row);
-                    }
+            self.fill(|i, j, line| {
+                let row = &b.data[i * b.stride_k + j..];
+                if let Some(row) = row.first_chunk().filter(|_| j + LANES <= b.n) {
+                    *line = *row;
+                } else {
+                    line[..b.n - j].copy_from_slice(&row[..b.n - j]);
                 }
-            }
+            });
         } else {
-            self.fill(b.k, b.n, |i, j| b.data[i * b.stride_k + j * b.stride_n]);
+            self.fill(|i, j, line| {
+                for (l, x) in line.iter_mut().enumerate().take(b.n - j) {
+                    *x = b.data[i * b.stride_k + (j + l) * b.stride_n];
+                }
+            });
         }
     }
 
     /// Packs the matrix whose element (i, j) is `value(i, j)`.
     pub(super) fn from_fn(k: usize, n: usize, value: impl Fn(usize, usize) -> f32) -> Self {
         let mut packed = Self::default();
-        packed.fill(k, n, value);
+        packed.resize(k, n, balanced(k));
+        packed.fill(|i, j, line| line.iter_mut().enumerate().take(n - j).for_each(|(l, x)| *x = value(i, j + l)));
         packed
     }
 
-    fn fill(&mut self, k: usize, n: usize, value: impl Fn(usize, usize) -> f32) {
-        self.resize(k, n);
-        for (p, panel) in self.lines.chunks_exact_mut(k.max(1)).enumerate() {
-            let columns = (n - p * LANES).min(LANES);
-            for (i, line) in panel.iter_mut().enumerate() {
-                line.0 = [0.0; LANES];
-                for j in 0..columns {
-                    line.0[j] = value(i, p * LANES + j);
+    /// Calls `line(i, j, …)` for each line: row i, columns from j. It finds zeros.
+    fn fill(&mut self, line: impl Fn(usize, usize, &mut [f32; LANES])) {
+        let (k, panels) = (self.k, self.n.div_ceil(LANES));
+        let mut lines = self.lines.iter_mut();
+        for k0 in (0..k).step_by(self.block) {
+            for p in 0..panels {
+                for i in k0..k.min(k0 + self.block) {
+                    let to = lines.next().expect("a line per row and panel, by `resize`");
+                    to.0 = [0.0; LANES];
+                    line(i, p * LANES, &mut to.0);
                 }
             }
         }
     }
 
-    fn resize(&mut self, k: usize, n: usize) {
-        (self.k, self.n) = (k, n);
+    fn resize(&mut self, k: usize, n: usize, block: usize) {
+        (self.k, self.n, self.block) = (k, n, block);
         let lines = n.div_ceil(LANES).checked_mul(k).expect("the matrix fits in memory");
         self.lines.resize(lines, Line::ZERO);
     }
@@ -98,8 +104,25 @@ impl PackedB {
         self.n
     }
 
-    /// The panels, each `k · 16` values.
-    pub(super) fn values(&self) -> &[f32] {
-        values(&self.lines)
+    /// The blocks of rows, as (begin, end); one that is empty where there are no rows.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.k.max(1)).step_by(self.block).map(|k0| (k0, self.k.min(k0 + self.block)))
     }
+
+    /// Row `k` of panel `p`.
+    pub(super) fn line(&self, k: usize, p: usize) -> &[f32; LANES] {
+        let k0 = k / self.block * self.block;
+        let height = self.block.min(self.k - k0);
+        &self.lines[k0 * self.n.div_ceil(LANES) + p * height + k - k0].0
+    }
+
+    /// Panel `p` and those after it of the block of rows `k0 … k1`, each `(k1 − k0)·16` values.
+    pub(super) fn panels(&self, (k0, k1): (usize, usize), p: usize) -> &[f32] {
+        &values(&self.lines)[(k0 * self.n.div_ceil(LANES) + p * (k1 - k0)) * LANES..]
+    }
+}
+
+/// The height of blocks of nearly equal height, none above `K_BLOCK`.
+fn balanced(k: usize) -> usize {
+    k.div_ceil(k.div_ceil(K_BLOCK).max(1)).max(1)
 }

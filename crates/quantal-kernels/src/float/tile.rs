@@ -1,6 +1,7 @@
 //! The tile: a few rows of A times one or two panels of B, the one inner loop of matrix products and convolutions.
 
 use super::lanes::{FloatIsa, LANES};
+use super::scratch::prefetch;
 
 /// Values of a row of A that a tile takes at once.
 pub(super) const K_BLOCK: usize = 256;
@@ -16,6 +17,9 @@ pub(super) struct Tile {
     /// `vectors` panels of `k` lines of 16, `panel_stride` apart.
     pub(super) b: *const f32,
     pub(super) panel_stride: usize,
+    /// Any address, brought nearer while the tile computes, and how many bytes further with each step.
+    pub(super) ahead: *const f32,
+    pub(super) ahead_step: usize,
     pub(super) k: usize,
     /// 1 to `ROWS` of the instruction set.
     pub(super) rows: usize,
@@ -72,7 +76,7 @@ unsafe fn sized<I: FloatIsa, const ROWS: usize, const VECTORS: usize>(isa: I, t:
                 }
             }
         }
-        let (mut a, mut b) = (t.a, t.b);
+        let (mut a, mut b, mut ahead) = (t.a, t.b, t.ahead);
         for _ in 0..t.k {
             let mut line = [isa.splat(0.0); VECTORS];
             for v in 0..VECTORS {
@@ -84,6 +88,8 @@ unsafe fn sized<I: FloatIsa, const ROWS: usize, const VECTORS: usize>(isa: I, t:
                     acc[r][v] = isa.fma(x, line[v], acc[r][v]);
                 }
             }
+            prefetch(ahead);
+            ahead = ahead.wrapping_byte_add(t.ahead_step);
             a = a.add(1);
             b = b.add(LANES);
         }
