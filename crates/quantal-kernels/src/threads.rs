@@ -145,7 +145,13 @@ impl Shared {
         if let Err(payload) = outcome {
             // Half of the range: further increments by each thread cannot wrap around.
             self.next.store(usize::MAX / 2, Ordering::Relaxed);
-            lock(&self.panic).get_or_insert(payload);
+            let mut first = lock(&self.panic);
+            if first.is_none() {
+                *first = Some(payload);
+            } else {
+                // Dropping it could panic again, here where nothing may unwind.
+                std::mem::forget(payload);
+            }
         }
     }
 

@@ -75,3 +75,18 @@ fn short_slices_are_refused() {
     let a = AView { data: &[1.0; 3], m: 2, row_stride: 2, col_stride: 1 };
     gemm(Isa::PORTABLE, a, &packed, &Epilogue::NONE, &mut [0.0; 4], 2, &Threads::new(1));
 }
+
+#[test]
+fn nan_stays_nan_and_clamps_hold_the_rest() {
+    let packed = PackedB::pack(BView { data: &[1.0; 16], k: 1, n: 16, stride_k: 16, stride_n: 1 });
+    let a = AView { data: &[f32::NAN, f32::INFINITY, -3.0], m: 3, row_stride: 1, col_stride: 1 };
+    for isa in Isa::available() {
+        for activation in [None, Some(Unary::Relu)] {
+            let mut out = [0.0; 48];
+            let e = Epilogue { activation, clamp: (0.0, 6.0), ..Epilogue::NONE };
+            gemm(isa, a, &packed, &e, &mut out, 16, &Threads::new(1));
+            assert!(out[..16].iter().all(|y| y.is_nan()), "{isa}");
+            assert!(out[16..32].iter().all(|&y| y == 6.0) && out[32..].iter().all(|&y| y == 0.0), "{isa}");
+        }
+    }
+}
