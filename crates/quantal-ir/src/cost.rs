@@ -137,3 +137,59 @@ fn encodes(op: Op, i: usize) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attrs::{Attr, Attrs};
+    use quantal_tensor::Tensor;
+
+    fn value(g: &mut Graph, shape: &[usize]) -> ValueId {
+        let dims = shape.iter().map(|&n| if n == 0 { Dim::Symbol("N".into()) } else { Dim::Known(n) }).collect();
+        g.add_value("v", Some(DType::F32), Some(dims))
+    }
+
+    fn cost(op: Op, inputs: &[&[usize]], attrs: Attrs) -> Option<u64> {
+        let mut g = Graph::default();
+        let inputs = inputs.iter().map(|s| Some(value(&mut g, s))).collect();
+        let y = g.add_value("y", None, None);
+        let id = g.add_node(Node::new(op, "n", inputs, vec![y], attrs));
+        crate::infer::run(&mut g).unwrap();
+        macs(&g, id)
+    }
+
+    #[test]
+    fn products_are_counted_for_one_sample() {
+        let strided = Attrs::new().with("strides", Attr::Ints(vec![2, 2])).with("pads", Attr::Ints(vec![3; 4]));
+        // The first layer of ResNet-50: 112 · 112 · 64 outputs of 3 · 7 · 7 taps.
+        let conv = cost(Op::Conv, &[&[0, 3, 224, 224], &[64, 3, 7, 7]], strided);
+        assert_eq!(conv, Some(112 * 112 * 64 * 3 * 7 * 7));
+        let depthwise = Attrs::new().with("group", Attr::Int(8));
+        assert_eq!(cost(Op::Conv, &[&[1, 8, 5, 5], &[8, 1, 3, 3]], depthwise), Some(3 * 3 * 8 * 9));
+        // Each of 2 · 2 · 4 inputs meets 3 channels of 3 · 3 taps.
+        let transposed = cost(Op::ConvTranspose, &[&[1, 4, 2, 2], &[4, 3, 3, 3]], Attrs::new());
+        assert_eq!(transposed, Some(2 * 2 * 4 * 3 * 9));
+        let gemm = Attrs::new().with("transB", Attr::Int(1));
+        assert_eq!(cost(Op::Gemm, &[&[0, 512], &[10, 512]], gemm), Some(5120));
+        assert_eq!(cost(Op::MatMul, &[&[0, 12, 128, 64], &[0, 12, 64, 128]], Attrs::new()), Some(12 * 128 * 64 * 128));
+        let bhqk = Attrs::new().with("equation", Attr::Str(b"bqd,bkd->bqk".as_slice().into()));
+        assert_eq!(cost(Op::Einsum, &[&[2, 3, 5], &[2, 7, 5]], bhqk), Some(2 * 3 * 7 * 5));
+        assert_eq!(cost(Op::Relu, &[&[1, 2]], Attrs::new()), None);
+    }
+
+    #[test]
+    fn parameters_are_weights_and_biases_and_count_once() {
+        let mut g = Graph::default();
+        let x = value(&mut g, &[1, 2]);
+        let w = g.add_constant("w", Tensor::zeros(DType::I8, &[2, 3]).unwrap());
+        let scale = g.add_constant("s", Tensor::zeros(DType::F32, &[3]).unwrap());
+        let shape = g.add_constant("i", Tensor::zeros(DType::I64, &[2]).unwrap());
+        let f = value(&mut g, &[2, 3]);
+        let y = value(&mut g, &[1, 3]);
+        let dq = Attrs::new().with("axis", Attr::Int(1));
+        g.add_node(Node::new(Op::DequantizeLinear, "a", vec![Some(w), Some(scale)], vec![f], dq.clone()));
+        g.add_node(Node::new(Op::DequantizeLinear, "b", vec![Some(w), Some(scale)], vec![f], dq));
+        g.add_node(Node::new(Op::Reshape, "c", vec![Some(x), Some(shape)], vec![y], Attrs::new()));
+        assert_eq!(parameters(&g), 6);
+    }
+}

@@ -33,6 +33,9 @@ pub(crate) use product::einsum_sizes;
 use quantal_tensor::DType;
 use std::collections::BTreeMap;
 
+/// Most dimensions of a tensor. Keeps what walks over pairs of them short, whatever a file claims.
+const MAX_RANK: usize = 64;
+
 /// A node can never run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InferError {
@@ -193,6 +196,9 @@ enum List {
 
 /// Axes counted from the end if negative, checked against `rank` and against standing there twice.
 fn normalize_axes(axes: &[i64], rank: usize) -> Result<Vec<usize>, InferError> {
+    if axes.len() > MAX_RANK {
+        return Err(InferError::shape(format!("{} axes, at most {MAX_RANK} can be", axes.len())));
+    }
     let mut seen = vec![false; rank];
     let normalize = |&axis: &i64| {
         let a = crate::op::quant::normalize_axis(axis, rank)?;
@@ -226,6 +232,7 @@ impl Inferer {
     pub fn node(&mut self, graph: &mut Graph, id: NodeId) -> Result<(), InferError> {
         let node = graph.node(id);
         check_arity(node)?;
+        check_ranks(graph, node)?;
         let facts = infer(&Context { graph, node, contents: &self.contents })?;
         let outputs = node.outputs.clone();
         for (v, fact) in outputs.into_iter().zip(facts) {
@@ -281,6 +288,15 @@ fn check_arity(node: &Node) -> Result<(), InferError> {
         Some(index) => Err(InferError::MissingInput { index, op: node.op_name(), least }),
         None => Ok(()),
     }
+}
+
+fn check_ranks(graph: &Graph, node: &Node) -> Result<(), InferError> {
+    for (i, v) in node.inputs.iter().enumerate() {
+        if let Some(rank) = v.and_then(|v| graph.value(v).rank()).filter(|&n| n > MAX_RANK) {
+            return Err(InferError::shape(format!("input {i} has {rank} dimensions, at most {MAX_RANK} can be")));
+        }
+    }
+    Ok(())
 }
 
 /// What the node's outputs are, one fact each, or fewer where nothing is known of the last.

@@ -77,7 +77,8 @@ pub(super) fn product(dims: &[Dim]) -> Option<(usize, Vec<Arc<str>>)> {
         }
     }
     symbols.sort();
-    Some((factor, symbols))
+    // Files and the contents of shapes count in i64; nothing beyond it is a size.
+    i64::try_from(factor).ok().map(|_| (factor, symbols))
 }
 
 /// The same as one dimension.
@@ -107,7 +108,9 @@ pub(super) fn quotient(total: &(usize, Vec<Arc<str>>), part: &(usize, Vec<Arc<st
 pub(super) fn add(a: &Dim, b: &Dim) -> Dim {
     match (a, b) {
         (Dim::Known(0), d) | (d, Dim::Known(0)) => d.clone(),
-        (Dim::Known(m), Dim::Known(n)) => m.checked_add(*n).map_or(Dim::Unknown, Dim::Known),
+        (Dim::Known(m), Dim::Known(n)) => {
+            m.checked_add(*n).filter(|&n| i64::try_from(n).is_ok()).map_or(Dim::Unknown, Dim::Known)
+        }
         _ => Dim::Unknown,
     }
 }

@@ -118,7 +118,7 @@ pub(super) fn range(cx: &Context<'_>) -> Result<Fact, InferError> {
             if n <= MAX_ELEMENTS as i128 {
                 values = Contents::list((0..n).map(|i| Entry::Int((i128::from(start) + i * step) as i64)).collect());
             }
-            usize::try_from(n).map_or(Dim::Unknown, Dim::Known)
+            i64::try_from(n).map_or(Dim::Unknown, |n| Dim::Known(n as usize))
         }
         (Some(Entry::Float(start)), Some(Entry::Float(limit)), Some(Entry::Float(delta))) => {
             let n = (f64::from(limit - start) / f64::from(delta)).ceil();

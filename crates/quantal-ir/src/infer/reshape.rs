@@ -27,7 +27,7 @@ pub(super) fn reshape(cx: &Context<'_>) -> Result<Fact, InferError> {
         (None, c) => c.map(|c| c.entries),
     };
     let allow_zero = cx.attrs().flag("allowzero", false)?;
-    let shape = match target {
+    let shape = match target.filter(|t: &Vec<Entry>| t.len() <= super::MAX_RANK) {
         Some(target) => Some(resolve(cx.shape(0), &target, allow_zero)?),
         None => match cx.shape(1) {
             Some([Dim::Known(n)]) if *n <= super::contents::MAX_ELEMENTS => Some(vec![Dim::Unknown; *n]),

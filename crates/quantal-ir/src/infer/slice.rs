@@ -16,7 +16,7 @@ fn entries(cx: &Context<'_>, name: &'static str, i: usize) -> Result<Option<Vec<
 
 /// Where a slice of a dimension of `size` starts, and how many it takes.
 fn span(size: usize, start: i64, end: i64, step: i64) -> (i64, usize) {
-    let n = size as i64;
+    let n = i64::try_from(size).unwrap_or(i64::MAX);
     if n == 0 {
         return (0, 0);
     }

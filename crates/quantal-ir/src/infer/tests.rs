@@ -285,6 +285,26 @@ fn quantization_checks_the_number_of_scales() {
 }
 
 #[test]
+fn numbers_from_hostile_files_do_not_overflow() {
+    let huge = "4611686018427387904";
+    let square = format!("{huge},{huge}");
+    gives(Op::Flatten, &[&square], "axis=2", &["float32 [?, 1]"]);
+    gives(Op::Tile, &[huge, "=4"], "", &["float32 [?]"]);
+    gives(Op::Concat, &[huge, huge], "axis=0", &["float32 [?]"]);
+    gives(
+        Op::Slice,
+        &["9223372036854775807", "=-9223372036854775808", "=-1", "-", "=-9223372036854775808"],
+        "",
+        &["float32 [0]"],
+    );
+    gives(Op::Range, &["=-9223372036854775808", "=9223372036854775807", "=1"], "", &["int64 [?]"]);
+    fails(Op::Pad, &["3", "=9223372036854775807,9223372036854775807"], "", &["cannot be padded"]);
+    fails(Op::Conv, &["1,1,4,4", "1,1,3,3"], "dilations=[2147483646,2147483646]", &["dilation 2147483646"]);
+    fails(Op::Relu, &[&["1"; 65].join(",")], "", &["65 dimensions"]);
+    fails(Op::Unsqueeze, &["1", &format!("={}", ["0"; 70].join(","))], "", &["70 axes"]);
+}
+
+#[test]
 fn missing_and_surplus_inputs_are_named() {
     fails(Op::Conv, &["1,3,8,8"], "", &["input 1", "Conv"]);
     fails(Op::Relu, &["1", "1"], "", &["2 inputs", "at most 1"]);

@@ -34,6 +34,10 @@ impl Equation {
             Some((left, right)) => (left, Some(right)),
             None => (text.as_str(), None),
         };
+        // 52 letters and the ellipsis: a longer output names one twice, and is not worth a search.
+        if right.is_some_and(|r| r.len() > 52 + 3) {
+            return Err(invalid("has more axes in the output than there are letters".to_owned()));
+        }
         let terms = left.split(',').map(|t| term(t).map_err(invalid)).collect::<Result<Vec<_>, _>>()?;
         if terms.len() != ranks.len() {
             return Err(invalid(format!("has {} terms, there are {} inputs", terms.len(), ranks.len())));
