@@ -11,10 +11,11 @@ use crate::ops::OpError;
 use crate::pool::Pool;
 use crate::program::{Input, Output, Program, Slot, SlotId, StepRow};
 use crate::steps::Step;
+use quantal_ir::cost;
 use quantal_ir::graph::Uses;
 use quantal_ir::{Graph, Node, NodeId, Op, ValueId};
-use quantal_kernels::Isa;
-use quantal_tensor::Tensor;
+use quantal_kernels::{Isa, Threads};
+use quantal_tensor::{DType, Tensor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -96,9 +97,10 @@ pub(crate) struct Lowering<'g> {
     steps: Vec<Option<StepRow>>,
     /// The step that writes a slot.
     writer: Vec<Option<usize>>,
+    /// Whether several values lie in a slot.
+    shared: Vec<bool>,
     places: Vec<Places>,
     /// Graph outputs and taps: values that must exist by themselves.
-    #[allow(dead_code)]
     kept: Vec<bool>,
     /// Values that an output depends on.
     wanted: Vec<bool>,
@@ -113,7 +115,6 @@ pub(crate) struct Lowering<'g> {
     pool: Pool,
 }
 
-#[allow(dead_code)]
 impl<'g> Lowering<'g> {
     fn new(graph: &'g Graph, mode: Mode, isa: Isa, taps: &[ValueId], depth: usize) -> Self {
         let mut kept = vec![false; graph.value_count()];
@@ -138,6 +139,7 @@ impl<'g> Lowering<'g> {
             slots: Vec::new(),
             steps: Vec::new(),
             writer: Vec::new(),
+            shared: Vec::new(),
             places: vec![Places::default(); graph.value_count()],
             kept,
             wanted,
@@ -170,12 +172,8 @@ impl<'g> Lowering<'g> {
         }
         let mut observed = Vec::new();
         for &v in taps {
-            let place = self.places[v.0 as usize];
-            let slot = match place.first.and_then(|l| place.get(l)) {
-                Some(slot) => slot,
-                None => self.slot(v, Layout::Standard)?,
-            };
-            observed.push((v, slot));
+            let layout = self.layout(v);
+            observed.push((v, self.slot(v, layout)?, layout));
         }
         let steps = with_frees(self.steps, self.slots.len(), &outputs);
         let rows = graph.nodes().map(|(id, node)| Row {
@@ -183,7 +181,7 @@ impl<'g> Lowering<'g> {
             name: Arc::clone(&node.name),
             op: node.op_name(),
             status: self.status.remove(&id).unwrap_or(Status::Folded),
-            macs: None,
+            macs: cost::macs(graph, id),
         });
         Ok(Program {
             coverage: Coverage { rows: rows.collect() },
@@ -272,6 +270,7 @@ impl<'g> Lowering<'g> {
     }
 
     /// Puts a node off until somebody asks for its output.
+    #[allow(dead_code)]
     pub(crate) fn defer(&mut self, id: NodeId) {
         self.deferred.insert(id);
     }
@@ -311,7 +310,9 @@ impl<'g> Lowering<'g> {
     pub(crate) fn constant_slot(&mut self, tensor: &Arc<Tensor>, layout: Layout) -> Result<SlotId> {
         let held = match layout {
             Layout::Standard => Arc::clone(tensor),
-            Layout::ChannelsLast => Arc::new(moved(tensor, layout, &mut self.pool).map_err(|e| self.error(e))?),
+            Layout::ChannelsLast => {
+                Arc::new(moved(tensor, layout, &mut self.pool, &Threads::new(1)).map_err(|e| self.error(e))?)
+            }
         };
         let slot = self.new_slot(layout, Some(tensor.rank()));
         self.slots[slot.0 as usize].constant = Some(held);
@@ -338,15 +339,45 @@ impl<'g> Lowering<'g> {
         slot
     }
 
-    /// Says that a value lies in a slot that exists.
-    pub(crate) fn alias(&mut self, v: ValueId, layout: Layout, slot: SlotId) {
+    /// Says that `v` lies in a slot that another value has as well. The step that writes it is then left as it is.
+    pub(crate) fn share(&mut self, v: ValueId, layout: Layout, slot: SlotId) {
+        self.shared[slot.0 as usize] = true;
         self.places[v.0 as usize].set(layout, slot);
+    }
+
+    /// Says that `v` lies in a slot in place of the value that it was made for, which nobody reads any more.
+    pub(crate) fn take_over(&mut self, v: ValueId, layout: Layout, slot: SlotId) {
+        self.places[v.0 as usize].set(layout, slot);
+    }
+
+    /// The slot of a value in this layout, if it is there.
+    pub(crate) fn found(&self, v: ValueId, layout: Layout) -> Option<SlotId> {
+        self.places[v.0 as usize].get(layout)
+    }
+
+    /// The same, if no other value lies there.
+    pub(crate) fn own_slot(&self, v: ValueId, layout: Layout) -> Option<SlotId> {
+        self.found(v, layout).filter(|s| !self.shared[s.0 as usize])
+    }
+
+    /// Where in the order of steps a slot is written.
+    pub(crate) fn writer_index(&self, slot: SlotId) -> Option<usize> {
+        self.writer[slot.0 as usize]
+    }
+
+    /// Whether a value is known to hold float32.
+    pub(crate) fn is_f32(&self, v: ValueId) -> bool {
+        let place = self.places[v.0 as usize];
+        let writer = place.standard.or(place.channels_last).and_then(|s| self.writer[s.0 as usize]);
+        let made = writer.and_then(|w| self.steps[w].as_ref()).is_some_and(|row| row.step.makes_f32());
+        made || self.graph.value(v).dtype == Some(DType::F32)
     }
 
     /// A slot that belongs to no value of the graph.
     pub(crate) fn new_slot(&mut self, layout: Layout, rank: Option<usize>) -> SlotId {
         self.slots.push(Slot { layout, rank, constant: None });
         self.writer.push(None);
+        self.shared.push(false);
         SlotId((self.slots.len() - 1) as u32)
     }
 
@@ -364,7 +395,7 @@ impl<'g> Lowering<'g> {
             self.writer[slot.0 as usize] = Some(self.steps.len());
         }
         let node = id.unwrap_or(NodeId(u32::MAX));
-        self.steps.push(Some(StepRow { step, node, name, op, inputs, outputs, frees: Vec::new() }));
+        self.steps.push(Some(StepRow { step, node, name, op, inputs, outputs, frees: Vec::new(), overwrites: false }));
     }
 
     /// The step that writes a slot, while it may still be changed.
@@ -438,6 +469,13 @@ fn with_frees(steps: Vec<Option<StepRow>>, slots: usize, outputs: &[Output]) -> 
         for slot in row.outputs.iter().chain(&row.inputs).flatten() {
             if !std::mem::replace(&mut read_later[slot.0 as usize], true) {
                 row.frees.push(*slot);
+            }
+        }
+        if let (true, Some(&Some(x))) = (row.step.in_place(), row.inputs.first()) {
+            let once = row.inputs.iter().flatten().filter(|s| **s == x).count() == 1;
+            if once && let Some(i) = row.frees.iter().position(|s| *s == x) {
+                row.frees.remove(i);
+                row.overwrites = true;
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use crate::ops::OpError;
 use crate::pool::Pool;
+use quantal_kernels::Threads;
+use quantal_kernels::transpose::transpose;
 use quantal_tensor::{Tensor, TensorError};
 
 /// How a logical tensor `[N, C, spatial…]` lies in memory.
@@ -39,7 +41,7 @@ impl Layout {
 
 /// A tensor of rank 3 or more in the other layout: `to` is the layout of the result. No copy where C or the product of
 /// the spatial dimensions is 1.
-pub fn moved(x: &Tensor, to: Layout, pool: &mut Pool) -> Result<Tensor, OpError> {
+pub fn moved(x: &Tensor, to: Layout, pool: &mut Pool, threads: &Threads) -> Result<Tensor, OpError> {
     let rank = x.rank();
     if rank < 3 {
         return Ok(x.clone());
@@ -60,35 +62,19 @@ pub fn moved(x: &Tensor, to: Layout, pool: &mut Pool) -> Result<Tensor, OpError>
     let (from, to) = (x.bytes(), bytes.make_mut().map_err(TensorError::from)?);
     let size = [batch, rows, columns];
     match x.dtype().size() {
-        1 => transpose::<1>(from, to, size),
-        2 => transpose::<2>(from, to, size),
-        4 => transpose::<4>(from, to, size),
-        8 => transpose::<8>(from, to, size),
-        _ => transpose::<16>(from, to, size),
+        1 => turned::<1>(from, to, size, threads)?,
+        2 => turned::<2>(from, to, size, threads)?,
+        4 => turned::<4>(from, to, size, threads)?,
+        8 => turned::<8>(from, to, size, threads)?,
+        _ => turned::<16>(from, to, size, threads)?,
     }
     Ok(Tensor::from_bytes(x.dtype(), &shape, bytes)?)
 }
 
-/// Side of a square that is turned at once: its lines on both sides stay in the level-1 cache.
-const TILE: usize = 16;
-
 /// `[batch, rows, columns]` → `[batch, columns, rows]`, elements of `E` bytes.
-fn transpose<const E: usize>(from: &[u8], to: &mut [u8], [batch, rows, columns]: [usize; 3]) {
+fn turned<const E: usize>(from: &[u8], to: &mut [u8], size: [usize; 3], threads: &Threads) -> Result<(), OpError> {
     let (from, to) = (from.as_chunks::<E>().0, to.as_chunks_mut::<E>().0);
-    let image = rows * columns;
-    for n in 0..batch {
-        let (from, to) = (&from[n * image..][..image], &mut to[n * image..][..image]);
-        for r0 in (0..rows).step_by(TILE) {
-            let r1 = (r0 + TILE).min(rows);
-            for c0 in (0..columns).step_by(TILE) {
-                for c in c0..(c0 + TILE).min(columns) {
-                    for (r, out) in (r0..r1).zip(&mut to[c * rows + r0..c * rows + r1]) {
-                        *out = from[r * columns + c];
-                    }
-                }
-            }
-        }
-    }
+    transpose(from, size, to, threads).map_err(|e| OpError::invalid(e.to_string()))
 }
 
 fn product(sizes: &[usize]) -> usize {

@@ -40,6 +40,8 @@ pub struct StepRow {
     pub outputs: Vec<Option<SlotId>>,
     /// Slots that nobody reads after this step.
     pub frees: Vec<SlotId>,
+    /// Whether the first input is such a slot and the result is written over it.
+    pub overwrites: bool,
 }
 
 /// An input of a program.
@@ -83,8 +85,8 @@ pub struct Program {
     pub coverage: Coverage,
     /// The instruction set that it was compiled for.
     pub isa: Isa,
-    /// Values that can be observed, with their slots.
-    pub(crate) taps: Vec<(ValueId, SlotId)>,
+    /// Values that can be observed, with their slots and how they lie there.
+    pub(crate) taps: Vec<(ValueId, SlotId, Layout)>,
     /// In a subprogram: the slots of what it reads from the program around it, in the order of the step's inputs.
     pub(crate) captures: Vec<SlotId>,
 }

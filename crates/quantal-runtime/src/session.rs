@@ -63,11 +63,11 @@ impl Session {
         taps: &[ValueId],
         tap: &mut Tap<'_>,
     ) -> Result<Vec<(String, Tensor)>> {
-        let mut wanted: BTreeMap<SlotId, Vec<ValueId>> = BTreeMap::new();
+        let mut wanted: BTreeMap<SlotId, Vec<(ValueId, Layout)>> = BTreeMap::new();
         for v in taps {
             let found = self.program.taps.iter().find(|t| t.0 == *v);
-            let slot = found.ok_or_else(|| Error::NotObservable { value: format!("#{}", v.0) })?.1;
-            wanted.entry(slot).or_default().push(*v);
+            let (v, slot, layout) = found.ok_or_else(|| Error::NotObservable { value: format!("#{}", v.0) })?;
+            wanted.entry(*slot).or_default().push((*v, *layout));
         }
         self.observed(feeds, Watch { wanted, tap: Some(tap), times: None })
     }
@@ -93,27 +93,27 @@ impl Session {
 /// What is looked at during a run of the outermost program.
 #[derive(Default)]
 pub(crate) struct Watch<'a> {
-    wanted: BTreeMap<SlotId, Vec<ValueId>>,
+    wanted: BTreeMap<SlotId, Vec<(ValueId, Layout)>>,
     tap: Option<&'a mut Tap<'a>>,
     times: Option<&'a mut Vec<StepTime>>,
 }
 
 impl Watch<'_> {
-    fn show(&mut self, program: &Program, slot: SlotId, tensor: &Tensor, pool: &mut Pool) -> Result<()> {
+    fn show(&mut self, slot: SlotId, tensor: &Tensor, env: &mut Env<'_>) -> Result<()> {
         let (Some(values), Some(tap)) = (self.wanted.get(&slot), self.tap.as_mut()) else { return Ok(()) };
-        let standard = match program.slots[slot.0 as usize].layout {
-            Layout::Standard => tensor.clone(),
-            Layout::ChannelsLast => moved(tensor, Layout::Standard, pool).map_err(tap_error)?,
-        };
-        let floats = match standard.dtype() {
-            DType::F32 => standard,
-            other => {
-                let list =
-                    standard.to_f32_vec().ok_or_else(|| tap_error(OpError::Unsupported(format!("taps of {other}"))))?;
-                Tensor::from_slice(standard.shape(), &list)?
-            }
-        };
-        for v in values {
+        for (v, layout) in values {
+            let standard = match layout {
+                Layout::Standard => tensor.clone(),
+                Layout::ChannelsLast => moved(tensor, Layout::Standard, env.pool, env.threads).map_err(tap_error)?,
+            };
+            let floats = match standard.dtype() {
+                DType::F32 => standard,
+                other => {
+                    let list = standard.to_f32_vec();
+                    let list = list.ok_or_else(|| tap_error(OpError::Unsupported(format!("taps of {other}"))))?;
+                    Tensor::from_slice(standard.shape(), &list)?
+                }
+            };
             tap(*v, &floats);
         }
         Ok(())
@@ -147,27 +147,34 @@ impl Run<'_> {
         if watching {
             for (i, slot) in program.slots.iter().enumerate() {
                 if let Some(tensor) = &slot.constant {
-                    watch.show(program, SlotId(i as u32), tensor, self.env.pool)?;
+                    watch.show(SlotId(i as u32), tensor, &mut self.env)?;
                 }
             }
         }
         for (slot, tensor) in given {
             self.env.pool.count(&tensor);
             if watching {
-                watch.show(program, slot, &tensor, self.env.pool)?;
+                watch.show(slot, &tensor, &mut self.env)?;
             }
             values[slot.0 as usize] = Some(tensor);
         }
         for row in &program.steps {
             let start = watch.times.is_some().then(Instant::now);
             self.steps += 1;
+            let owned = row.inputs.first().copied().flatten().filter(|_| row.overwrites);
+            let owned = owned.and_then(|slot| values[slot.0 as usize].take());
             let results = {
                 let inputs: Vec<Option<&Tensor>> =
                     row.inputs.iter().map(|s| s.and_then(|s| tensor_of(program, &values, s))).collect();
-                match &row.step {
-                    Step::If(branches) => control::run_if(branches, &inputs, self, row)?,
-                    Step::Loop(turns) => control::run_loop(turns, &inputs, self, row)?,
-                    step => step.run(&inputs, &mut self.env).map_err(|cause| Error::in_step(row, cause))?,
+                match (&row.step, owned) {
+                    (step, Some(x)) => {
+                        self.env.pool.forget(&x);
+                        let result = step.run_in_place(x, &inputs, &mut self.env);
+                        vec![result.map_err(|cause| Error::in_step(row, cause))?]
+                    }
+                    (Step::If(branches), None) => control::run_if(branches, &inputs, self, row)?,
+                    (Step::Loop(turns), None) => control::run_loop(turns, &inputs, self, row)?,
+                    (step, None) => step.run(&inputs, &mut self.env).map_err(|cause| Error::in_step(row, cause))?,
                 }
             };
             if let (Some(times), Some(start)) = (watch.times.as_mut(), start) {
@@ -180,7 +187,7 @@ impl Run<'_> {
                 match slot {
                     Some(slot) => {
                         if watching {
-                            watch.show(program, *slot, &tensor, self.env.pool)?;
+                            watch.show(*slot, &tensor, &mut self.env)?;
                         }
                         values[slot.0 as usize] = Some(tensor);
                     }

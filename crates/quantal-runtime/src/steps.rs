@@ -1,8 +1,16 @@
 //! The steps of a program: what each kind computes from its input tensors.
 
+pub mod activate;
+pub mod binary;
+pub mod conv;
+pub mod norm;
+pub mod pool;
+pub mod product;
+pub mod tail;
+
 use crate::control::{Branches, Turns};
 use crate::layout::{Layout, moved};
-use crate::ops::{Context, OpError, OpKernel};
+use crate::ops::{Context, Inputs, OpError, OpKernel, required};
 use crate::pool::Pool;
 use quantal_kernels::{Isa, Threads};
 use quantal_tensor::Tensor;
@@ -25,6 +33,22 @@ pub enum Step {
     Op(Box<OpKernel>),
     /// The same tensor in this layout.
     Move(Layout),
+    /// A convolution on channels-last tensors.
+    Conv(Box<conv::Conv>),
+    /// A product by a constant matrix.
+    Product(Box<product::Product>),
+    /// A product of two run-time tensors.
+    MatMul,
+    /// A function of each element.
+    Activate(activate::Function),
+    /// A function of two elements.
+    Binary(Box<binary::Binary>),
+    /// Pooling of a channels-last tensor.
+    Pool(Box<pool::Window>),
+    /// Reduction over neighbouring axes.
+    Reduce(pool::Reduction),
+    /// Softmax or normalization of rows.
+    Rows(Box<norm::Rows>),
     /// Control flow: one of two subprograms.
     If(Box<Branches>),
     /// Control flow: a subprogram, turn after turn.
@@ -38,16 +62,76 @@ impl Step {
             Self::Op(_) => "op",
             Self::Move(Layout::ChannelsLast) => "to_channels_last",
             Self::Move(Layout::Standard) => "to_standard",
+            Self::Conv(_) => "conv_f32",
+            Self::Product(_) => "product_f32",
+            Self::MatMul => "matmul_f32",
+            Self::Activate(_) => "activate_f32",
+            Self::Binary(_) => "binary_f32",
+            Self::Pool(_) => "pool_f32",
+            Self::Reduce(_) => "reduce_f32",
+            Self::Rows(rows) => match **rows {
+                norm::Rows::Softmax { .. } => "softmax_f32",
+                norm::Rows::Norm { .. } => "norm_f32",
+            },
             Self::If(_) => "if",
             Self::Loop(_) => "loop",
         }
     }
 
+    /// Whether all results are float32, whatever the graph says.
+    pub(crate) fn makes_f32(&self) -> bool {
+        match self {
+            Self::Conv(_)
+            | Self::Product(_)
+            | Self::MatMul
+            | Self::Activate(_)
+            | Self::Binary(_)
+            | Self::Pool(_)
+            | Self::Reduce(_)
+            | Self::Rows(_) => true,
+            Self::Op(_) | Self::Move(_) | Self::If(_) | Self::Loop(_) => false,
+        }
+    }
+
+    /// Whether the step can write its result over its first input.
+    pub(crate) fn in_place(&self) -> bool {
+        match self {
+            Self::Activate(_) | Self::Binary(_) => true,
+            Self::Pool(_)
+            | Self::Reduce(_)
+            | Self::Rows(_)
+            | Self::Op(_)
+            | Self::Move(_)
+            | Self::Conv(_)
+            | Self::Product(_)
+            | Self::MatMul
+            | Self::If(_)
+            | Self::Loop(_) => false,
+        }
+    }
+
+    /// Runs a step that [works in place](Step::in_place) on an input that nobody else needs.
+    pub(crate) fn run_in_place(&self, x: Tensor, inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, OpError> {
+        match self {
+            Self::Activate(function) => function.run_in_place(x, env),
+            Self::Binary(binary) => binary.run_in_place(x, inputs, env),
+            _ => Err(OpError::invalid("the step does not work in place")),
+        }
+    }
+
     /// Runs a step without subprograms.
-    pub(crate) fn run(&self, inputs: &[Option<&Tensor>], env: &mut Env<'_>) -> Result<Vec<Tensor>, OpError> {
+    pub(crate) fn run(&self, inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Vec<Tensor>, OpError> {
         match self {
             Self::Op(kernel) => kernel.run(inputs, &Context { isa: env.isa, threads: env.threads }),
-            Self::Move(to) => Ok(vec![moved(crate::ops::required(inputs, 0)?, *to, env.pool)?]),
+            Self::Move(to) => Ok(vec![moved(required(inputs, 0)?, *to, env.pool, env.threads)?]),
+            Self::Conv(conv) => Ok(vec![conv.run(inputs, env)?]),
+            Self::Product(product) => Ok(vec![product.run(inputs, env)?]),
+            Self::MatMul => Ok(vec![product::matmul(inputs, env)?]),
+            Self::Activate(function) => Ok(vec![function.run(required(inputs, 0)?, env)?]),
+            Self::Binary(binary) => Ok(vec![binary.run(inputs, env)?]),
+            Self::Pool(window) => Ok(vec![window.run(required(inputs, 0)?, env)?]),
+            Self::Reduce(reduction) => Ok(vec![reduction.run(required(inputs, 0)?, env)?]),
+            Self::Rows(rows) => Ok(vec![rows.run(required(inputs, 0)?, env)?]),
             Self::If(_) | Self::Loop(_) => Err(OpError::invalid("control flow is run by the session")),
         }
     }

@@ -1,0 +1,109 @@
+//! Convolution in f32 on channels-last tensors.
+
+use super::Env;
+use super::tail::Tail;
+use crate::ops::{Inputs, OpError, optional, required};
+use quantal_ir::op::conv::{ConvAttrs, Window};
+use quantal_kernels::ConvGeometry;
+use quantal_kernels::float::{PackedConv, PackedDw, conv, dwconv};
+use quantal_tensor::{DType, Tensor};
+use std::fmt;
+
+/// A convolution over one or two spatial axes, its weight packed.
+pub struct Conv {
+    attrs: ConvAttrs,
+    c_in: usize,
+    c_out: usize,
+    weight: Packed,
+    /// What follows the sum. The step reads x and, if the tail says so, a residual, both channels-last.
+    pub tail: Tail,
+}
+
+enum Packed {
+    Dense(PackedConv),
+    Depthwise(PackedDw),
+}
+
+impl fmt::Debug for Conv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conv").field("attrs", &self.attrs).field("tail", &self.tail).finish_non_exhaustive()
+    }
+}
+
+impl Conv {
+    /// Packs a weight `[C_out, C_in / group, k…]` with one or two spatial axes.
+    pub fn new(attrs: ConvAttrs, weight: &Tensor, bias: Option<Vec<f32>>) -> Result<Self, OpError> {
+        let shape = weight.shape();
+        let values = weight.get::<f32>().ok_or_else(|| OpError::invalid("the weight is not float32"))?;
+        let (c_out, c_in) = (shape[0], shape[1].saturating_mul(attrs.group));
+        let wrong = || OpError::invalid(format!("a weight of shape {shape:?} does not fit {} groups", attrs.group));
+        if bias.as_ref().is_some_and(|b| b.len() != c_out) {
+            return Err(OpError::invalid(format!("the bias must have {c_out} values")));
+        }
+        // Packing needs the channels and taps alone: an image of the size of the window will do.
+        let size = |i| attrs.window.extent(i).ok_or_else(wrong);
+        let image = match attrs.window.kernel.len() {
+            1 => [1, 1, size(0)?, c_in],
+            _ => [1, size(0)?, size(1)?, c_in],
+        };
+        let mut window = attrs.window.clone();
+        window.pads_begin.fill(0);
+        window.pads_end.fill(0);
+        window.auto_pad = quantal_ir::op::conv::AutoPad::Explicit;
+        let geometry = geometry(&window, image, c_out, attrs.group).ok_or_else(wrong)?;
+        let weight = if geometry.is_depthwise() {
+            Packed::Depthwise(PackedDw::pack(&geometry, values))
+        } else {
+            Packed::Dense(PackedConv::pack(&geometry, values))
+        };
+        Ok(Self { weight, attrs, c_in, c_out, tail: Tail { bias, ..Tail::default() } })
+    }
+
+    /// Output channels.
+    pub fn channels_out(&self) -> usize {
+        self.c_out
+    }
+
+    /// Convolves `[N, H, W, C]` or `[N, W, C]`.
+    pub(crate) fn run(&self, inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, OpError> {
+        let x = required(inputs, 0)?;
+        let spatial = self.attrs.window.kernel.len();
+        let s = x.shape();
+        if x.rank() != spatial + 2 || s[spatial + 1] != self.c_in {
+            let text =
+                format!("expects {spatial} spatial axes and {} channels, found {s:?} (channels last)", self.c_in);
+            return Err(OpError::Invalid(text));
+        }
+        let values = x.get::<f32>().ok_or_else(|| OpError::dtype(quantal_ir::Op::Conv, x.dtype()))?;
+        let image = if spatial == 1 { [s[0], 1, s[1], s[2]] } else { [s[0], s[1], s[2], s[3]] };
+        let g = geometry(&self.attrs.window, image, self.c_out, self.attrs.group).ok_or_else(|| {
+            OpError::invalid(format!("the window does not fit an input of shape {s:?} (channels last)"))
+        })?;
+        let shape = match spatial {
+            1 => vec![g.batch, g.w_out, g.c_out],
+            _ => vec![g.batch, g.h_out, g.w_out, g.c_out],
+        };
+        let mut y = env.pool.tensor(DType::F32, &shape)?;
+        let epilogue = self.tail.epilogue(optional(inputs, 1), &shape, g.c_out)?;
+        let out = y.as_mut_slice()?;
+        match &self.weight {
+            Packed::Dense(weight) => conv(env.isa, &g, values, weight, &epilogue, out, env.threads),
+            Packed::Depthwise(weight) => dwconv(env.isa, &g, values, weight, &epilogue, out, env.threads),
+        }
+        Ok(y)
+    }
+}
+
+/// The geometry of a window over one or two spatial axes on `[N, H, W, C]`.
+pub(crate) fn geometry(w: &Window, image: [usize; 4], c_out: usize, groups: usize) -> Option<ConvGeometry> {
+    let [_, height, width, _] = image;
+    if w.kernel.len() == 1 {
+        let (left, right) = w.padding(0, width)?;
+        let (stride, dilation) = ([1, w.strides[0]], [1, w.dilations[0]]);
+        return ConvGeometry::new(image, c_out, [1, w.kernel[0]], stride, dilation, [0, left, 0, right], groups);
+    }
+    let ((top, bottom), (left, right)) = (w.padding(0, height)?, w.padding(1, width)?);
+    let two = |list: &[usize]| Some([*list.first()?, *list.get(1)?]);
+    let (stride, dilation) = (two(&w.strides)?, two(&w.dilations)?);
+    ConvGeometry::new(image, c_out, two(&w.kernel)?, stride, dilation, [top, left, bottom, right], groups)
+}

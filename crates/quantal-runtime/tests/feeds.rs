@@ -1,0 +1,76 @@
+//! What a session says about its feeds, and outputs that no step makes.
+
+use quantal_ir::{Attrs, Dim, Op};
+use quantal_kernels::Isa;
+use quantal_runtime::{Error, Mode, Session, compile};
+use quantal_tensor::{DType, Tensor};
+use quantal_testkit::graph::GraphBuilder;
+
+fn named(name: &str, tensor: Tensor) -> (String, Tensor) {
+    (name.to_owned(), tensor)
+}
+
+fn floats(shape: &[usize]) -> Tensor {
+    Tensor::zeros(DType::F32, shape).unwrap()
+}
+
+/// y = a + b for inputs [N, 3] and [N, 3].
+fn sum() -> Session {
+    let mut g = GraphBuilder::new(17);
+    let shape = || vec![Dim::Symbol("N".into()), Dim::Known(3)];
+    let a = g.input_of("a", DType::F32, shape());
+    let b = g.input_of("b", DType::F32, shape());
+    let y = g.node(Op::Add, &[a, b], Attrs::new());
+    g.output(y);
+    Session::new(compile(&g.graph, Mode::Simulate, Isa::PORTABLE).unwrap(), 1)
+}
+
+#[test]
+fn wrong_feeds_are_refused_by_name() {
+    let mut s = sum();
+    let (a, b) = (|| named("a", floats(&[2, 3])), || named("b", floats(&[2, 3])));
+    assert!(s.run(&[a(), b()]).is_ok());
+    assert!(matches!(s.run(&[a()]), Err(Error::MissingInput { input, .. }) if input == "b"));
+    assert!(matches!(s.run(&[a(), b(), a()]), Err(Error::RepeatedInput { input }) if input == "a"));
+    let unknown = s.run(&[a(), b(), named("c", floats(&[1]))]).unwrap_err();
+    assert_eq!(unknown.to_string(), "the model has no input `c`; its inputs are `a`, `b`");
+    let ints = named("b", Tensor::zeros(DType::I64, &[2, 3]).unwrap());
+    let wrong = s.run(&[a(), ints]).unwrap_err();
+    assert_eq!(wrong.to_string(), "input `b` must be float32, found int64");
+    let wrong = s.run(&[a(), named("b", floats(&[2, 4]))]).unwrap_err();
+    assert_eq!(wrong.to_string(), "input `b` must have shape [N, 3], found [2, 4]");
+    assert!(matches!(s.run(&[a(), named("b", floats(&[3]))]), Err(Error::InputShape { .. })));
+    let wrong = s.run(&[a(), named("b", floats(&[5, 3]))]).unwrap_err();
+    assert_eq!(wrong.to_string(), "dimension `N` is 5 in input `b` but 2 in input `a`");
+    // Empty tensors are tensors.
+    let out = s.run(&[named("a", floats(&[0, 3])), named("b", floats(&[0, 3]))]).unwrap();
+    assert_eq!(out[0].1.shape(), [0, 3]);
+}
+
+#[test]
+fn outputs_may_be_inputs_constants_or_the_same_value_twice() {
+    let mut g = GraphBuilder::new(17);
+    let x = g.input("x", DType::F32, &[2]);
+    let c = g.constant("c", Tensor::from_slice(&[2], &[5.0_f32, 6.0]).unwrap());
+    let y = g.node(Op::Neg, &[x], Attrs::new());
+    for v in [x, c, y, y] {
+        g.output(v);
+    }
+    let mut s = Session::new(compile(&g.graph, Mode::Simulate, Isa::PORTABLE).unwrap(), 1);
+    for _ in 0..2 {
+        let out = s.run(&[named("x", Tensor::from_slice(&[2], &[1.0_f32, -2.0]).unwrap())]).unwrap();
+        let values: Vec<&[f32]> = out.iter().map(|(_, t)| t.as_slice()).collect();
+        assert_eq!(values, [[1.0, -2.0], [5.0, 6.0], [-1.0, 2.0], [-1.0, 2.0]]);
+        assert_eq!((&*out[0].0, &*out[1].0), ("x", "c"));
+    }
+}
+
+#[test]
+fn a_value_without_a_producer_is_named() {
+    let mut g = GraphBuilder::new(17);
+    let lost = g.graph.add_value("lost", Some(DType::F32), None);
+    let y = g.node(Op::Floor, &[lost], Attrs::new());
+    g.output(y);
+    let error = compile(&g.graph, Mode::Simulate, Isa::PORTABLE).unwrap_err();
+    assert!(error.to_string().contains("`lost`"), "{error}");
+}
