@@ -346,8 +346,8 @@ impl TapRows<'_> {
         let (before, inside) = ((from - x) as usize, (until - from) as usize);
         put_fill(to, form, at, before * c, self.pad);
         let pixel = (image * self.g.h + y as usize) * self.g.w + from as usize;
-        let codes = &self.x[pixel * self.g.c_in + self.first..][..inside * c];
-        put_codes(to, form, at + before * c, codes, flip);
+        let codes = &self.x[pixel * self.g.c_in + self.first..];
+        put_codes(to, form, at + before * c, codes, inside * c, flip);
         put_fill(to, form, at + (before + inside) * c, (count - before - inside) * c, self.pad);
         end
     }

@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use crate::conv::{check_same, check_size, check_weights};
 use crate::error::{KernelError, check_length};
 use crate::gemm::epilogue::{Block, Columns, Epilogue, RawEpilogue, finish};
@@ -141,126 +143,183 @@ struct Image<'a> {
     epilogue: &'a RawEpilogue,
 }
 
-/// Some channels of one output pixel.
-struct PixelArgs {
-    /// `2 · pairs` pointers to `cols` codes each.
+/// Some channels of a run of output pixels.
+struct RunArgs {
+    /// `2 · pairs` pointers to `cols` codes each, for the first pixel.
     taps: *const *const u8,
+    /// What each pointer moves by from one pixel to the next.
+    steps: *const usize,
     pairs: usize,
     /// `[pairs, channels, 2]` from the first channel on.
     weights: *const i16,
     channels: usize,
     cols: usize,
     signed: bool,
+    pixels: usize,
+    /// `[pixels, MAX_NR]`.
     sums: *mut i32,
 }
 
+#[repr(align(64))]
+struct SumRows([i32; PIXELS * MAX_NR]);
+
 impl Image<'_> {
     /// Output lines `lines`, counted over the whole batch.
-    fn lines(&self, lines: std::ops::Range<usize>) {
+    fn lines(&self, lines: Range<usize>) {
         let Self { weights, g, .. } = *self;
         let c = g.c_in;
-        let pad_code = [self.x_zero_point as u8; MAX_NR];
+        let pad = [self.x_zero_point as u8; MAX_NR];
         let mut sums = SumRows([0; PIXELS * MAX_NR]);
-        let mut taps = vec![pad_code.as_ptr(); weights.taps.len()];
-        // The last chunk overlaps the one before rather than being narrow: the same bytes are written twice.
-        for chunk in 0..c.div_ceil(MAX_NR) {
-            let first = (chunk * MAX_NR).min(c.saturating_sub(MAX_NR));
-            let cols = MAX_NR.min(c);
+        let mut taps = vec![pad.as_ptr(); weights.taps.len()];
+        let mut steps = vec![0; weights.taps.len()];
+        let inner = self.inner_columns();
+        let chunks = c.div_ceil(MAX_NR);
+        let cols = c.div_ceil(chunks).next_multiple_of(16).min(c);
+        for chunk in 0..chunks {
+            // The last chunk overlaps the one before rather than being narrow: the same bytes are written twice.
+            let first = (chunk * cols).min(c - cols);
             // SAFETY: the chunk's columns lie inside the checked `c`.
             let columns = unsafe {
                 Columns::new(self.epilogue, first, &weights.sums[first..first + cols], self.x_zero_point, |_| 0)
             };
             for line in lines.clone() {
-                let (image, y) = (line / g.h_out, line % g.h_out);
-                for x0 in (0..g.w_out).step_by(PIXELS) {
-                    let rows = PIXELS.min(g.w_out - x0);
-                    let mut pixels = [0; PIXELS];
-                    for (r, pixel) in pixels.iter_mut().enumerate().take(rows) {
-                        *pixel = line * g.w_out + x0 + r;
-                        self.point(&mut taps, &pad_code, image, y, x0 + r, first);
-                        let args = PixelArgs {
-                            taps: taps.as_ptr(),
-                            pairs: taps.len() / 2,
-                            weights: weights.weights[2 * first..].as_ptr(),
-                            channels: c,
-                            cols,
-                            signed: self.x_signed,
-                            sums: sums.0[r * MAX_NR..].as_mut_ptr(),
-                        };
-                        // SAFETY: each tap points to `cols` codes, in the image or in `pad_code`; the weights hold
-                        // `pairs · channels` pairs; `sums` has a row of `MAX_NR` for each pixel; narrow images take
-                        // one channel at a time.
-                        unsafe { if cols < 16 { narrow(&args) } else { sum_pixel(weights.isa, &args) } }
-                    }
+                let mut x = 0;
+                while x < g.w_out {
+                    let count = if inner.contains(&x) { PIXELS.min(inner.end - x) } else { 1 };
+                    self.point(&mut taps, &mut steps, &pad, [line / g.h_out, line % g.h_out, x], first);
+                    let args = RunArgs {
+                        taps: taps.as_ptr(),
+                        steps: steps.as_ptr(),
+                        pairs: taps.len() / 2,
+                        weights: weights.weights[2 * first..].as_ptr(),
+                        channels: c,
+                        cols,
+                        signed: self.x_signed,
+                        pixels: count,
+                        sums: sums.0.as_mut_ptr(),
+                    };
+                    let pixels: [usize; PIXELS] = std::array::from_fn(|i| line * g.w_out + x + i);
                     let block = Block {
                         sums: sums.0.as_ptr(),
                         ld: MAX_NR,
-                        rows,
+                        rows: count,
                         cols,
                         first,
                         columns: &columns,
                         pixels: pixels.as_ptr(),
                         row_terms: std::ptr::null(),
                     };
-                    // SAFETY: pixels and columns are those of the checked output; lines belong to one task each.
-                    unsafe { finish(weights.isa, &block, self.epilogue) }
+                    // SAFETY: each tap points to `cols` codes for every pixel of the run, in the image or, with a step
+                    // of 0, in `pad`; the weights hold `pairs · channels` pairs; `sums` has a row of `MAX_NR` for each
+                    // pixel; narrow images take one channel at a time. Pixels and columns are those of the checked
+                    // output, and a line belongs to one task.
+                    unsafe {
+                        if cols < 16 {
+                            sum_narrow(&args);
+                        } else {
+                            sum_run(weights.isa, &args);
+                        }
+                        finish(weights.isa, &block, self.epilogue);
+                    }
+                    x += count;
                 }
             }
         }
     }
 
-    /// Points `taps` to channel `first` of the codes under output pixel `(y, x)`, or to the padding.
-    fn point(&self, taps: &mut [*const u8], pad: &[u8], image: usize, y: usize, x: usize, first: usize) {
+    /// The output columns whose taps are all inside the image, or above or below it.
+    fn inner_columns(&self) -> Range<usize> {
+        let g = self.g;
+        let reach = (g.kernel[1] - 1) * g.dilation[1];
+        let from = g.pads[1].div_ceil(g.stride[1]);
+        let to = (g.w + g.pads[1]).checked_sub(reach + 1).map_or(0, |last| last / g.stride[1] + 1);
+        from..to.min(g.w_out)
+    }
+
+    /// Points `taps` to channel `first` of the codes under an output pixel, or to the padding, and says in `steps` how
+    /// far the codes of the next pixel are.
+    fn point(&self, taps: &mut [*const u8], steps: &mut [usize], pad: &[u8], [image, y, x]: [usize; 3], first: usize) {
         let g = self.g;
         let (top, left) = ((y * g.stride[0]) as isize, (x * g.stride[1]) as isize);
-        for (tap, &[dy, dx]) in taps.iter_mut().zip(&self.weights.taps) {
+        for ((tap, step), &[dy, dx]) in taps.iter_mut().zip(steps).zip(&self.weights.taps) {
             let (y, x) = (top + dy, left + dx);
             let inside = (0..g.h as isize).contains(&y) && (0..g.w as isize).contains(&x);
-            *tap = if inside {
+            (*tap, *step) = if inside {
                 let pixel = (image * g.h + y as usize) * g.w + x as usize;
-                self.x.as_ptr().wrapping_add(pixel * g.c_in + first)
+                (self.x.as_ptr().wrapping_add(pixel * g.c_in + first), g.stride[1] * g.c_in)
             } else {
-                pad.as_ptr()
+                (pad.as_ptr(), 0)
             };
         }
     }
 }
 
-#[repr(align(64))]
-struct SumRows([i32; PIXELS * MAX_NR]);
-
 isa_fn! {
     /// # Safety
-    /// The pointers hold what [`PixelArgs`] says, and `cols` is at least 16.
-    unsafe fn sum_pixel(args: &PixelArgs) = sum_pixel_body
+    /// The pointers hold what [`RunArgs`] says, and `cols` is at least 16.
+    unsafe fn sum_run(args: &RunArgs) = sum_run_body
 }
 
 /// # Safety
-/// As [`sum_pixel`], for any `cols`.
-unsafe fn narrow(args: &PixelArgs) {
+/// As [`sum_run`], for any `cols`.
+unsafe fn sum_narrow(args: &RunArgs) {
     // SAFETY: one lane reads no further than one channel.
-    unsafe { sum_pixel_body::<Lanes<1>>(args) }
+    unsafe { sum_run_body::<Lanes<1>>(args) }
 }
 
 /// # Safety
-/// As [`sum_pixel`] and [`Simd`].
+/// As [`sum_run`] and [`Simd`].
 #[inline(always)]
-unsafe fn sum_pixel_body<S: Simd>(args: &PixelArgs) {
-    let mut col = 0;
-    while col < args.cols {
+unsafe fn sum_run_body<S: Simd>(args: &RunArgs) {
+    // SAFETY: handed on.
+    unsafe { if args.signed { sum_columns::<S, true>(args) } else { sum_columns::<S, false>(args) } }
+}
+
+/// # Safety
+/// As [`sum_run`] and [`Simd`].
+#[inline(always)]
+unsafe fn sum_columns<S: Simd, const SIGNED: bool>(args: &RunArgs) {
+    for col in (0..args.cols).step_by(S::LANES) {
         // The last register overlaps the one before.
-        let at = col.min(args.cols - S::LANES);
-        // SAFETY: `at + LANES <= cols`, since `cols` is at least a register wide.
+        let col = col.min(args.cols - S::LANES);
+        let mut pixel = 0;
+        // SAFETY: `col + LANES <= cols`, since `cols` is at least a register wide, and only pixels of the run are read.
         unsafe {
-            let mut sum = S::splat(0);
-            for pair in 0..args.pairs {
-                let (x0, x1) = ((*args.taps.add(2 * pair)).add(at), (*args.taps.add(2 * pair + 1)).add(at));
-                let w = args.weights.add(2 * (pair * args.channels + at));
-                sum =
-                    if args.signed { S::dot_two::<true>(sum, x0, x1, w) } else { S::dot_two::<false>(sum, x0, x1, w) };
+            while pixel + 4 <= args.pixels {
+                sum_pixels::<S, SIGNED, 4>(args, pixel, col);
+                pixel += 4;
             }
-            S::store(args.sums.add(at), sum);
+            while pixel < args.pixels {
+                sum_pixels::<S, SIGNED, 1>(args, pixel, col);
+                pixel += 1;
+            }
         }
-        col += S::LANES;
+    }
+}
+
+/// A register of channels of `P` pixels, which share the loads of weights and pointers.
+///
+/// # Safety
+/// As [`sum_run`] and [`Simd`]; the pixels are in the run, and `col + LANES <= cols`.
+#[inline(always)]
+unsafe fn sum_pixels<S: Simd, const SIGNED: bool, const P: usize>(args: &RunArgs, pixel: usize, col: usize) {
+    let &RunArgs { taps, steps, pairs, weights, channels, sums, .. } = args;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = [S::splat(0); P];
+        let mut w = weights.add(2 * col);
+        for pair in 0..pairs {
+            let (step0, step1) = (*steps.add(2 * pair), *steps.add(2 * pair + 1));
+            let mut x0 = (*taps.add(2 * pair)).add(pixel * step0 + col);
+            let mut x1 = (*taps.add(2 * pair + 1)).add(pixel * step1 + col);
+            for acc in &mut acc {
+                *acc = S::dot_two::<SIGNED>(*acc, x0, x1, w);
+                (x0, x1) = (x0.wrapping_add(step0), x1.wrapping_add(step1));
+            }
+            w = w.wrapping_add(2 * channels);
+        }
+        for (p, acc) in acc.into_iter().enumerate() {
+            S::store(sums.add((pixel + p) * MAX_NR + col), acc);
+        }
     }
 }

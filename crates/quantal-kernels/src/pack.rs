@@ -81,6 +81,24 @@ impl PackedB {
         Ok(packed)
     }
 
+    /// Packs `b` for a kernel of one's own choice: for benches.
+    ///
+    /// # Errors
+    /// As [`PackedB::pack`], or if `isa` lacks what the kernel needs, or the kernel is not exact for `b`.
+    pub fn pack_for(isa: Isa, kernel: &'static GemmKernel, b: &BView) -> Result<Self, KernelError> {
+        b.check()?;
+        let exact = match kernel.exact {
+            Exact::Always => true,
+            Exact::IfPairSumAtMost(most) => largest_pair_sum(b) <= most,
+        };
+        if !exact || kernel.level > isa.level() {
+            return Err(KernelError::Geometry("the kernel is not exact for these weights, or not for this CPU"));
+        }
+        let mut packed = Self::empty(isa);
+        packed.repack_for(kernel, b)?;
+        Ok(packed)
+    }
+
     /// A B of no columns, to be filled by [`PackedB::repack`].
     pub fn empty(isa: Isa) -> Self {
         let kernel = select(isa.level(), 0, 0);
@@ -219,20 +237,28 @@ fn pack_panel<const BYTES: usize>(
     }
 }
 
-/// Writes `codes`, turned to u8 by `flip`, at element `at` of a row of A in `form`.
+/// Writes the first `count` of `codes`, turned to u8 by `flip`, at element `at` of a row of A in `form`. What lies after
+/// them in the row may be overwritten: rows are written from left to right.
 #[inline]
-pub(crate) fn put_codes(row: &mut [u8], form: Form, at: usize, codes: &[u8], flip: u8) {
+pub(crate) fn put_codes(row: &mut [u8], form: Form, at: usize, codes: &[u8], count: usize, flip: u8) {
+    // A copy of a known length needs no call.
+    const SHORT: usize = 32;
+    let at = at * 4 / form.kr();
+    let (to, size) = (&mut row[at..], 4 / form.kr());
+    if count <= SHORT && codes.len() >= SHORT && to.len() >= SHORT * size {
+        put(&mut to[..SHORT * size], form, &codes[..SHORT], flip);
+    } else {
+        put(&mut to[..count * size], form, &codes[..count], flip);
+    }
+}
+
+#[inline]
+fn put(to: &mut [u8], form: Form, codes: &[u8], flip: u8) {
     match form {
-        Form::Bytes => {
-            let to = &mut row[at..at + codes.len()];
-            if flip == 0 {
-                to.copy_from_slice(codes);
-            } else {
-                to.iter_mut().zip(codes).for_each(|(to, &code)| *to = code ^ flip);
-            }
-        }
+        Form::Bytes if flip == 0 => to.copy_from_slice(codes),
+        Form::Bytes => to.iter_mut().zip(codes).for_each(|(to, &code)| *to = code ^ flip),
         Form::Pairs => {
-            let to = row[2 * at..2 * (at + codes.len())].chunks_exact_mut(2);
+            let to = to.chunks_exact_mut(2);
             to.zip(codes).for_each(|(to, &code)| to.copy_from_slice(&u16::from(code ^ flip).to_le_bytes()));
         }
     }

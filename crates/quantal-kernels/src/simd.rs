@@ -75,6 +75,17 @@ macro_rules! isa_fn {
                 // SAFETY: the features are enabled on this function; the rest is the caller's promise.
                 unsafe { $body::<$crate::simd::x86::Avx512>($($arg),*) }
             }
+            #[cfg(test)]
+            if isa == $crate::Isa::PORTABLE {
+                // SAFETY: plain Rust runs everywhere; the rest is the caller's promise.
+                unsafe {
+                    match $crate::testing::emulated_lanes() {
+                        8 => return $body::<$crate::simd::emulated::Lanes<8>>($($arg),*),
+                        16 => return $body::<$crate::simd::emulated::Lanes<16>>($($arg),*),
+                        _ => {}
+                    }
+                }
+            }
             // SAFETY: an `Isa` is made by detection alone, so the CPU has what the arm enables.
             unsafe {
                 match isa.level() {

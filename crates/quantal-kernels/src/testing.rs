@@ -1,4 +1,32 @@
-//! What the tests of several kernels share: seeded codes that start with the extremes.
+//! What the tests of several kernels share: seeded codes, and emulated registers.
+
+use std::cell::Cell;
+
+use crate::Isa;
+
+thread_local! {
+    static EMULATED_LANES: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How many lanes `isa_fn!` emulates at the portable level on this thread; 0 for what users get.
+pub(crate) fn emulated_lanes() -> usize {
+    EMULATED_LANES.get()
+}
+
+/// Runs `test` on every instruction set of this CPU, and then on emulated registers as wide as those it may lack. (Only
+/// this thread emulates; workers of a pool do what users get.)
+pub(crate) fn on_every_width(test: impl Fn(Isa)) {
+    Isa::available().into_iter().for_each(&test);
+    emulate(8, || test(Isa::PORTABLE));
+    emulate(16, || test(Isa::PORTABLE));
+}
+
+/// Runs `test` with the portable level on `lanes` emulated lanes.
+pub(crate) fn emulate(lanes: usize, test: impl Fn()) {
+    EMULATED_LANES.set(lanes);
+    test();
+    EMULATED_LANES.set(0);
+}
 
 /// A xorshift generator: the same numbers on every machine.
 pub(crate) struct Seeded(u64);

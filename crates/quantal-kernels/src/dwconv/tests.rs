@@ -2,8 +2,8 @@ use quantal_tensor::arith;
 
 use super::{DwConvCall, PackedDwConv, dwconv};
 use crate::gemm::{Epilogue, Residual};
-use crate::testing::{Seeded, code};
-use crate::{ConvGeometry, Isa, Threads};
+use crate::testing::{Seeded, code, on_every_width};
+use crate::{ConvGeometry, Threads};
 
 struct Case {
     g: ConvGeometry,
@@ -65,7 +65,7 @@ fn depthwise_convolutions_equal_their_definition() {
         let x = seeded.bytes(case.g.batch * case.g.h * case.g.w * case.g.c_in);
         let w = seeded.bytes(case.g.c_in * case.g.kernel[0] * case.g.kernel[1]);
         let want = case.reference(&x, &w);
-        for isa in Isa::available() {
+        on_every_width(|isa| {
             let weights = PackedDwConv::pack(isa, &case.g, &w, case.signed[1], &case.w_zeros).unwrap();
             for threads in [1, 2] {
                 let mut out = vec![0; want.len()];
@@ -80,7 +80,7 @@ fn depthwise_convolutions_equal_their_definition() {
                 dwconv(call, &Threads::new(threads)).unwrap();
                 assert!(out == want, "{isa}: {:?}", case.g);
             }
-        }
+        });
     }
 }
 
@@ -109,7 +109,7 @@ fn the_last_channels_are_written_once_as_far_as_anyone_sees() {
         table[arith::add(c, 0.9, i32::from(r[i]) - 99, 0.5, 20, 0, 255) as usize]
     };
     let want: Vec<u8> = case.reference(&x, &w).iter().enumerate().map(one).collect();
-    for isa in Isa::available() {
+    on_every_width(|isa| {
         let weights = PackedDwConv::pack(isa, &case.g, &w, true, &[]).unwrap();
         let mut out = vec![0; want.len()];
         let epilogue = Epilogue::Codes {
@@ -127,5 +127,5 @@ fn the_last_channels_are_written_once_as_far_as_anyone_sees() {
             DwConvCall { x: &x, x_signed: false, x_zero_point: 40, geometry: &case.g, weights: &weights, epilogue };
         dwconv(call, &Threads::new(1)).unwrap();
         assert_eq!(out, want, "{isa}");
-    }
+    });
 }

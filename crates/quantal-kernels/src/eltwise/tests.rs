@@ -1,7 +1,7 @@
 use quantal_tensor::arith;
 
 use super::{Operand, OutCodes, add, mul};
-use crate::testing::{Seeded, code};
+use crate::testing::{Seeded, code, on_every_width};
 use crate::{Isa, Threads};
 
 const Y: OutCodes = OutCodes { zero_point: -4, qmin: -127, qmax: 127 };
@@ -23,7 +23,7 @@ fn all_pairs_of_codes_equal_the_arithmetic() {
             let (a, b) = centred(i);
             arith::requantize(a * b, m_a / 100.0, Y.zero_point, Y.qmin, Y.qmax) as u8
         };
-        for isa in Isa::available() {
+        on_every_width(|isa| {
             let mut out = vec![0; a.len()];
             let x = Operand { codes: &a, signed: a_signed, zero_point: z_a };
             let y = Operand { codes: &b, signed: b_signed, zero_point: z_b };
@@ -31,7 +31,7 @@ fn all_pairs_of_codes_equal_the_arithmetic() {
             assert!(out.iter().enumerate().all(|(i, &v)| v == sum(i)), "{isa}: sum");
             mul(isa, x, y, m_a / 100.0, 1, Y, &mut out, &Threads::new(2)).unwrap();
             assert!(out.iter().enumerate().all(|(i, &v)| v == product(i)), "{isa}: product");
-        }
+        });
     }
 }
 
@@ -52,14 +52,14 @@ fn the_second_operand_may_be_one_code_a_row_or_a_row_for_each_image() {
             let want: Vec<u8> = (0..n)
                 .map(|i| arith::add(i32::from(a[i]) - 9, 0.3, i32::from(b[at(i)]) - 200, 0.7, 50, 0, 255) as u8)
                 .collect();
-            for isa in Isa::available() {
+            on_every_width(|isa| {
                 let mut out = vec![0; n];
                 let x = Operand { codes: &a, signed: false, zero_point: 9 };
                 let y = Operand { codes: &b, signed: false, zero_point: 200 };
                 let codes = OutCodes { zero_point: 50, qmin: 0, qmax: 255 };
                 add(isa, x, 0.3, y, 0.7, cols, codes, &mut out, &Threads::new(1)).unwrap();
                 assert_eq!(out, want, "{isa}: {cols} columns against {b_len}");
-            }
+            });
         }
     }
     let x = Operand { codes: &[0; 12], signed: false, zero_point: 0 };

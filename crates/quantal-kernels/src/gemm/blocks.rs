@@ -44,7 +44,7 @@ impl Source<'_> {
                 let used = k * 4 / form.kr();
                 for (r, to) in rows.zip(to.chunks_exact_mut(stride)) {
                     if k > 0 {
-                        put_codes(to, form, 0, &a[r * from..r * from + k], flip);
+                        put_codes(to, form, 0, &a[r * from..], k, flip);
                     }
                     to[used..].fill(0);
                 }

@@ -262,70 +262,146 @@ isa_fn! {
 /// As [`finish`] and [`Simd`].
 #[inline(always)]
 unsafe fn finish_body<S: Simd>(block: &Block, epilogue: &RawEpilogue) {
-    let c = block.columns;
+    // One loop for each combination that is often met: what a loop does not need must not cost it registers.
+    // SAFETY: handed on.
+    unsafe {
+        match (&epilogue.out, block.row_terms.is_null()) {
+            (RawOut::Codes { add: None, .. }, true) => finish_codes::<S, false, false>(block, epilogue),
+            (RawOut::Codes { add: None, .. }, false) => finish_codes::<S, true, false>(block, epilogue),
+            (RawOut::Codes { add: Some(_), .. }, true) => finish_codes::<S, false, true>(block, epilogue),
+            (RawOut::Codes { add: Some(_), .. }, false) => finish_codes::<S, true, true>(block, epilogue),
+            (RawOut::F32(out), _) => finish_floats::<S>(block, epilogue, *out),
+            (RawOut::I32(out), _) => finish_sums::<S>(block, epilogue, *out),
+        }
+    }
+}
+
+/// # Safety
+/// As [`finish`] and [`Simd`]; `epilogue` makes codes, with a residual if `ADD`; `block` has row terms if `TERMS`.
+#[inline(always)]
+unsafe fn finish_codes<S: Simd, const TERMS: bool, const ADD: bool>(block: &Block, epilogue: &RawEpilogue) {
+    let RawOut::Codes { zero_point, lo, hi, add, table, out } = epilogue.out else { return };
+    let add = add.unwrap_or(RawResidual {
+        codes: std::ptr::null(),
+        signed: false,
+        ld: 0,
+        neg_zero_point: 0,
+        multiplier: 0.0,
+        sum_multiplier: 0.0,
+        lo: 0.0,
+        hi: 0.0,
+    });
+    let &Block { cols, first, .. } = block;
+    let whole = cols - cols % S::LANES;
     for r in 0..block.rows {
-        // SAFETY: `finish`'s contract; `col + LANES` stays within the padded tile and columns, and outputs go through
-        // `tail` where fewer than `LANES` columns are left.
+        // SAFETY: `finish`'s contract: whole registers may be read of the tile and its columns, also past `cols`;
+        // outputs and residuals go through the stack where fewer than `LANES` columns are left.
         unsafe {
+            let (lo, hi, zero_point) = (S::splat_f(lo), S::splat_f(hi), S::splat(zero_point));
             let pixel = *block.pixels.add(r);
-            for col in (0..block.cols).step_by(S::LANES) {
-                let left = block.cols - col;
-                let at = pixel * epilogue.ldc + block.first + col;
-                let mut sum = S::add(S::load(block.sums.add(r * block.ld + col)), S::load(c.add.as_ptr().add(col)));
-                if !block.row_terms.is_null() {
-                    let term = S::splat(*block.row_terms.add(r));
-                    sum = S::add(sum, S::mul(term, S::load(c.neg_zero_point.as_ptr().add(col))));
+            let out = out.add(pixel * epilogue.ldc + first);
+            let residual = add.codes.wrapping_add(pixel * add.ld + first);
+            let multiplier = block.columns.multiplier.as_ptr();
+            for col in (0..whole).step_by(S::LANES) {
+                let scaled = S::mul_f(S::to_f(total::<S, TERMS>(block, r, col)), S::load_f(multiplier.add(col)));
+                let mut code = S::clamp_round(scaled, lo, hi);
+                if ADD {
+                    code = add_residual::<S>(code, residual.add(col), &add);
                 }
-                match &epilogue.out {
-                    RawOut::Codes { zero_point, lo, hi, add, table: _, out } => {
-                        let scaled = S::mul_f(S::to_f(sum), S::load_f(c.multiplier.as_ptr().add(col)));
-                        let mut code = S::clamp_round(scaled, S::splat_f(*lo), S::splat_f(*hi));
-                        if let Some(add) = add {
-                            let from = add.codes.add(pixel * add.ld + block.first + col);
-                            code = add_residual::<S>(code, from, left, add);
-                        }
-                        let code = S::add(code, S::splat(*zero_point));
-                        store_tail!(S::LANES, u8, out.add(at), left, |p| S::store_bytes(p, code));
-                    }
-                    RawOut::F32(out) => {
-                        let scaled = S::mul_f(S::to_f(sum), S::load_f(c.multiplier.as_ptr().add(col)));
-                        let biased = if epilogue.bias_f32.is_null() {
-                            scaled
-                        } else {
-                            S::add_f(scaled, S::load_f(c.bias_f32.as_ptr().add(col)))
-                        };
-                        store_tail!(S::LANES, f32, out.add(at), left, |p| S::store_f(p, biased));
-                    }
-                    RawOut::I32(out) => store_tail!(S::LANES, i32, out.add(at), left, |p| S::store(p, sum)),
-                }
+                S::store_bytes(out.add(col), S::add(code, zero_point));
             }
-            if let RawOut::Codes { table, out, .. } = epilogue.out
-                && !table.is_null()
-            {
-                let row = out.add(pixel * epilogue.ldc + block.first);
-                for i in 0..block.cols {
-                    *row.add(i) = *table.add(usize::from(*row.add(i)));
+            if whole < cols {
+                let scaled = S::mul_f(S::to_f(total::<S, TERMS>(block, r, whole)), S::load_f(multiplier.add(whole)));
+                let mut code = S::clamp_round(scaled, lo, hi);
+                let mut last = [0; 16];
+                if ADD {
+                    std::ptr::copy_nonoverlapping(residual.add(whole), last.as_mut_ptr(), cols - whole);
+                    code = add_residual::<S>(code, last.as_ptr(), &add);
+                }
+                S::store_bytes(last.as_mut_ptr(), S::add(code, zero_point));
+                std::ptr::copy_nonoverlapping(last.as_ptr(), out.add(whole), cols - whole);
+            }
+            if !table.is_null() {
+                for i in 0..cols {
+                    *out.add(i) = *table.add(usize::from(*out.add(i)));
                 }
             }
         }
     }
 }
 
-/// Equation (4) for the centred codes of a sum and `left` codes at `from`.
+/// # Safety
+/// As [`finish`] and [`Simd`]; `out` is that of `epilogue`.
+#[inline(always)]
+unsafe fn finish_floats<S: Simd>(block: &Block, epilogue: &RawEpilogue, out: *mut f32) {
+    for r in 0..block.rows {
+        // SAFETY: as in `finish_codes`.
+        unsafe {
+            let out = out.add(*block.pixels.add(r) * epilogue.ldc + block.first);
+            for col in (0..block.cols).step_by(S::LANES) {
+                let sum = any_total::<S>(block, r, col);
+                let mut value = S::mul_f(S::to_f(sum), S::load_f(block.columns.multiplier.as_ptr().add(col)));
+                if !epilogue.bias_f32.is_null() {
+                    value = S::add_f(value, S::load_f(block.columns.bias_f32.as_ptr().add(col)));
+                }
+                store_tail!(S::LANES, f32, out.add(col), block.cols - col, |p| S::store_f(p, value));
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`finish`] and [`Simd`]; `out` is that of `epilogue`.
+#[inline(always)]
+unsafe fn finish_sums<S: Simd>(block: &Block, epilogue: &RawEpilogue, out: *mut i32) {
+    for r in 0..block.rows {
+        // SAFETY: as in `finish_codes`.
+        unsafe {
+            let out = out.add(*block.pixels.add(r) * epilogue.ldc + block.first);
+            for col in (0..block.cols).step_by(S::LANES) {
+                let sum = any_total::<S>(block, r, col);
+                store_tail!(S::LANES, i32, out.add(col), block.cols - col, |p| S::store(p, sum));
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`total`].
+#[inline(always)]
+unsafe fn any_total<S: Simd>(block: &Block, r: usize, col: usize) -> S::I {
+    // SAFETY: handed on.
+    unsafe {
+        if block.row_terms.is_null() { total::<S, false>(block, r, col) } else { total::<S, true>(block, r, col) }
+    }
+}
+
+/// A register of sums with what their columns and, if `TERMS`, their row add.
 ///
 /// # Safety
-/// As [`Simd`]; `from` is valid for `min(left, LANES)` bytes.
+/// As [`finish`] and [`Simd`]; `r` and `col` are inside `block`, which has row terms if `TERMS`.
 #[inline(always)]
-unsafe fn add_residual<S: Simd>(code: S::I, from: *const u8, left: usize, add: &RawResidual) -> S::I {
-    let mut last = [0_u8; 16];
-    // SAFETY: the caller's promise; `last` holds the widest register's bytes.
+unsafe fn total<S: Simd, const TERMS: bool>(block: &Block, r: usize, col: usize) -> S::I {
+    // SAFETY: the caller's promise.
     unsafe {
-        let from = if left < S::LANES {
-            std::ptr::copy_nonoverlapping(from, last.as_mut_ptr(), left);
-            last.as_ptr()
-        } else {
-            from
-        };
+        let columns = block.columns;
+        let sum = S::add(S::load(block.sums.add(r * block.ld + col)), S::load(columns.add.as_ptr().add(col)));
+        if !TERMS {
+            return sum;
+        }
+        let zero_points = S::load(columns.neg_zero_point.as_ptr().add(col));
+        S::add(sum, S::mul(S::splat(*block.row_terms.add(r)), zero_points))
+    }
+}
+
+/// Equation (4) for the centred codes of a sum and the codes at `from`.
+///
+/// # Safety
+/// As [`Simd`]; `from` is valid for `LANES` bytes.
+#[inline(always)]
+unsafe fn add_residual<S: Simd>(code: S::I, from: *const u8, add: &RawResidual) -> S::I {
+    // SAFETY: the caller's promise.
+    unsafe {
         let other = S::add(load_code::<S>(from, add.signed), S::splat(add.neg_zero_point));
         let sum = S::add_f(
             S::mul_f(S::to_f(code), S::splat_f(add.sum_multiplier)),

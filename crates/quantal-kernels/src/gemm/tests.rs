@@ -4,15 +4,18 @@ use super::rows::twins::TWINS;
 use super::{Epilogue, GemmCall, Residual, gemm};
 use crate::kernel::{Exact, GemmKernel, KERNELS, MAX_MR, MAX_NR, MAX_TILE, select};
 use crate::pack::{BView, MAX_K_SIGNED, PackedB};
-use crate::testing::{Seeded, code};
+use crate::testing::{Seeded, code, emulate};
 use crate::{Isa, KernelError, Level, Threads};
 
-/// Every kernel that can run here: its own row, and the emulated twins of all of them.
-fn runnable() -> Vec<(Isa, &'static GemmKernel)> {
-    let isas = Isa::available();
-    let level = |k: &GemmKernel| isas.iter().copied().find(|isa| isa.level() == k.level);
-    let real = KERNELS.iter().filter_map(|&k| Some((level(k)?, k)));
-    real.chain(TWINS.iter().map(|&k| (Isa::PORTABLE, k))).collect()
+/// Runs `test` on every kernel that this CPU can run, and then on the emulated twins of all, their ends emulated too.
+fn on_every_kernel(test: impl Fn(Isa, &'static GemmKernel)) {
+    for isa in Isa::available() {
+        KERNELS.iter().filter(|k| k.level == isa.level()).for_each(|k| test(isa, k));
+    }
+    for kernel in TWINS {
+        let lanes = if kernel.name.contains("512") { 16 } else { 8 };
+        emulate(lanes, || test(Isa::PORTABLE, kernel));
+    }
 }
 
 /// Which operands to multiply.
@@ -129,19 +132,19 @@ impl Case {
 
 #[test]
 fn extremes_never_saturate() {
-    for (isa, kernel) in runnable() {
+    on_every_kernel(|isa, kernel| {
         for (a, b) in [(255, 0x80), (255, 127), (0, 0x80), (128, 0x81), (127, 1)] {
             for k in [1, 2, 3, 4, 64, 65, 1000] {
                 Case::new(kernel.mr + 1, k, kernel.nr + 1, Fill::Extreme { a, b }).check(isa, kernel);
             }
         }
         Case::new(1, MAX_K_SIGNED, 1, Fill::Extreme { a: 255, b: 0x80 }).check(isa, kernel);
-    }
+    });
 }
 
 #[test]
 fn every_shape_around_a_tile_is_exact() {
-    for (isa, kernel) in runnable() {
+    on_every_kernel(|isa, kernel| {
         let (mr, nr) = (kernel.mr, kernel.nr);
         for m in [0, 1, mr - 1, mr, mr + 1, 2 * mr + 1, 37] {
             for n in [0, 1, nr - 1, nr, nr + 1, 2 * nr + 3] {
@@ -151,12 +154,12 @@ fn every_shape_around_a_tile_is_exact() {
         for k in (0..=17).chain([31, 32, 33, 63, 64, 65, 257]) {
             Case::new(mr + 2, k, nr + 5, Fill::Random).check(isa, kernel);
         }
-    }
+    });
 }
 
 #[test]
 fn zero_points_signs_and_strides_are_exact() {
-    for (isa, kernel) in runnable() {
+    on_every_kernel(|isa, kernel| {
         for k in [4, 19, 64] {
             for (a_signed, b_signed) in [(false, true), (true, true), (false, false), (true, false)] {
                 for a_zero in [0, 1, 127, 128, 255] {
@@ -172,7 +175,7 @@ fn zero_points_signs_and_strides_are_exact() {
                 }
             }
         }
-    }
+    });
 }
 
 /// The codes of a case by the equations of `arith`, one after the other.
@@ -189,9 +192,9 @@ fn reference_codes(sums: &[i32], n: usize, bias: &[i32], multiplier: &[f32], res
 
 #[test]
 fn codes_equal_the_arithmetic() {
-    let mut seeded = Seeded::new(9);
     let table: [u8; 256] = std::array::from_fn(|i| (i * 77 + 5) as u8);
-    for (isa, kernel) in runnable() {
+    on_every_kernel(|isa, kernel| {
+        let mut seeded = Seeded::new(9);
         for (m, k, n, per_column, signed) in
             [(7, 33, 70, true, true), (13, 64, 9, false, false), (3, 5, 128, true, false)]
         {
@@ -233,14 +236,14 @@ fn codes_equal_the_arithmetic() {
                 assert_eq!(out, want, "{}", kernel.name);
             }
         }
-    }
+    });
 }
 
 #[test]
 fn rounding_is_half_to_even_and_clamps_before_converting() {
     // k = 1 and b = 1 make the accumulator the code itself; a multiplier of a half makes every other one a tie.
     let a: Vec<u8> = (0..=255).collect();
-    for (isa, kernel) in runnable() {
+    on_every_kernel(|isa, kernel| {
         for multiplier in [0.5_f32, 1e30, -1e30, 1e-30] {
             let case = Case { a_zero: 128, ..Case::new(256, 1, 1, Fill::Random) };
             let packed = case.pack(isa, kernel, &[1]);
@@ -260,12 +263,12 @@ fn rounding_is_half_to_even_and_clamps_before_converting() {
             let want = (0..256).map(|q| arith::requantize(q - 128, multiplier, 10, 3, 200) as u8);
             assert!(want.eq(out), "{} at {multiplier}", kernel.name);
         }
-    }
+    });
 }
 
 #[test]
 fn floats_are_one_product_and_one_sum() {
-    for (isa, kernel) in runnable() {
+    on_every_kernel(|isa, kernel| {
         let case = Case::new(5, 40, 19, Fill::Random);
         let (a, b) = case.operands(kernel);
         let packed = case.pack(isa, kernel, &b);
@@ -277,7 +280,7 @@ fn floats_are_one_product_and_one_sum() {
         let sums = case.reference(&a, &b);
         let want: Vec<f32> = sums.iter().enumerate().map(|(i, &s)| s as f32 * scale[i % 19] + bias[i % 19]).collect();
         assert_eq!(out, want, "{}", kernel.name);
-    }
+    });
 }
 
 #[test]

@@ -2,8 +2,8 @@ use quantal_tensor::arith;
 
 use super::{Divisor, avg_pool, max_pool, mean, sum};
 use crate::eltwise::OutCodes;
-use crate::testing::{Seeded, code};
-use crate::{ConvGeometry, Isa, Threads};
+use crate::testing::{Seeded, code, on_every_width};
+use crate::{ConvGeometry, Threads};
 
 fn cases() -> Vec<ConvGeometry> {
     let window = |c, kernel, stride, [top, left]: [usize; 2], [batch, h, w, h_out, w_out]: [usize; 5]| {
@@ -52,14 +52,14 @@ fn pools_equal_their_definition() {
                     let count = if divisor == Divisor::Inside { inside } else { padded };
                     means.push(arith::requantize(sum, arith::mean_multiplier(0.3, 0.21, count), 100, 0, 255) as u8);
                 }
-                for isa in Isa::available() {
+                on_every_width(|isa| {
                     let threads = &Threads::new(2);
                     let mut out = vec![0; largest.len()];
                     max_pool(isa, &x, signed, &g, &mut out, threads).unwrap();
                     assert_eq!(out, largest, "{isa}: {g:?}");
                     avg_pool(isa, &x, signed, 7, [0.3, 0.21], &g, divisor, y, &mut out, threads).unwrap();
                     assert_eq!(out, means, "{isa}: {g:?} {divisor:?}");
-                }
+                });
             }
         }
     }
@@ -79,7 +79,7 @@ fn means_and_sums_equal_their_definition() {
                 .collect();
             let m = arith::mean_multiplier(0.1, 0.07, reduced);
             let codes: Vec<u8> = sums.iter().map(|&s| arith::requantize(s, m, 3, -128, 127) as u8).collect();
-            for isa in Isa::available() {
+            on_every_width(|isa| {
                 let (threads, dims) = (&Threads::new(2), [outer, reduced, inner]);
                 let mut out = vec![0; sums.len()];
                 sum(isa, &x, signed, z, dims, &mut out, threads).unwrap();
@@ -88,7 +88,7 @@ fn means_and_sums_equal_their_definition() {
                 let mut out = vec![0; codes.len()];
                 mean(isa, &x, signed, z, dims, [0.1, 0.07], y, &mut out, threads).unwrap();
                 assert_eq!(out, codes, "{isa}: {dims:?}");
-            }
+            });
         }
     }
 }

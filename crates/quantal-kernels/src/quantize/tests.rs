@@ -1,9 +1,9 @@
 use quantal_tensor::arith;
 
 use super::{dequantize, dequantize_channels, min_max, quantize, quantize_channels, quantize_dynamic, requantize};
+use crate::Threads;
 use crate::eltwise::OutCodes;
-use crate::testing::{Seeded, code};
-use crate::{Isa, Threads};
+use crate::testing::{Seeded, code, on_every_width};
 
 /// Ties, their neighbours, the ends of f32 and what is no number, then noise.
 fn floats(scale: f32) -> Vec<f32> {
@@ -24,11 +24,11 @@ fn quantizing_divides_and_rounds_half_to_even() {
     {
         let x = floats(scale);
         let want: Vec<u8> = x.iter().map(|&x| arith::quantize(x, scale, zero_point, qmin, qmax) as u8).collect();
-        for isa in Isa::available() {
+        on_every_width(|isa| {
             let mut out = vec![0; x.len()];
             quantize(isa, &x, scale, OutCodes { zero_point, qmin, qmax }, &mut out, &Threads::new(2)).unwrap();
             assert_eq!(out, want, "{isa}: scale {scale}");
-        }
+        });
     }
 }
 
@@ -41,33 +41,33 @@ fn channels_have_their_own_scales() {
     let of = |i: usize| (scales[i / 19 % 3], zero_points[i / 19 % 3]);
     let codes: Vec<u8> = (0..114).map(|i| arith::quantize(x[i], of(i).0, of(i).1, -128, 127) as u8).collect();
     let back: Vec<f32> = (0..114).map(|i| arith::dequantize(code(codes[i], true), of(i).0, of(i).1)).collect();
-    for isa in Isa::available() {
+    on_every_width(|isa| {
         let (mut q, mut y, threads) = (vec![0; 114], vec![0.0; 114], &Threads::new(1));
         quantize_channels(isa, &x, dims, &scales, &zero_points, [-128, 127], &mut q, threads).unwrap();
         assert_eq!(q, codes, "{isa}");
         dequantize_channels(isa, &q, true, dims, &scales, &zero_points, &mut y, threads).unwrap();
         assert_eq!(y, back, "{isa}");
         assert!(quantize_channels(isa, &x, dims, &scales[..2], &[0], [0, 255], &mut q, threads).is_err());
-    }
+    });
 }
 
 #[test]
 fn every_code_comes_back_as_the_equation_says() {
     let x: Vec<u8> = (0..=255).collect();
-    for isa in Isa::available() {
+    on_every_width(|isa| {
         for signed in [false, true] {
             let mut out = vec![0.0; 256];
             dequantize(isa, &x, signed, 0.013, 5, &mut out, &Threads::new(1)).unwrap();
             assert!(x.iter().zip(&out).all(|(&q, &y)| y == arith::dequantize(code(q, signed), 0.013, 5)), "{isa}");
         }
-    }
+    });
 }
 
 #[test]
 fn accumulators_become_codes_as_the_equation_says() {
     let mut sums = vec![i32::MIN, i32::MAX, 0, 16_777_217, -16_777_217];
     sums.extend(-2000..2000);
-    for isa in Isa::available() {
+    on_every_width(|isa| {
         for multiplier in [0.5, 0.0371, 1e9, -0.25] {
             let mut out = vec![0; sums.len()];
             let y = OutCodes { zero_point: 9, qmin: 0, qmax: 255 };
@@ -75,12 +75,12 @@ fn accumulators_become_codes_as_the_equation_says() {
             let want = sums.iter().map(|&s| arith::requantize(s, multiplier, 9, 0, 255) as u8);
             assert!(want.eq(out), "{isa}: {multiplier}");
         }
-    }
+    });
 }
 
 #[test]
 fn dynamic_ranges_take_in_zero_and_skip_nan() {
-    for isa in Isa::available() {
+    on_every_width(|isa| {
         let threads = &Threads::new(3);
         let mut x = vec![0.25; 50_000];
         (x[7], x[31_111], x[49_999]) = (f32::NAN, -1.5, 3.25);
@@ -92,5 +92,5 @@ fn dynamic_ranges_take_in_zero_and_skip_nan() {
         assert_eq!((scale, zero_point), (4.75 / 255.0, (1.5_f32 / (4.75 / 255.0)).round_ties_even() as i32));
         assert_eq!([out[7], out[31_111], out[49_999]], [zero_point as u8, 0, 255]);
         assert!(quantize_dynamic(isa, &[f32::INFINITY], &mut out, threads).is_err());
-    }
+    });
 }

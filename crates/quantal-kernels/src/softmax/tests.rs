@@ -1,9 +1,9 @@
 use quantal_tensor::arith::{self, Affine, softmax_table};
 
 use super::softmax;
+use crate::Threads;
 use crate::eltwise::OutCodes;
-use crate::testing::{Seeded, code};
-use crate::{Isa, Threads};
+use crate::testing::{Seeded, code, on_every_width};
 
 #[test]
 fn rows_equal_the_arithmetic() {
@@ -22,12 +22,12 @@ fn rows_equal_the_arithmetic() {
                 arith::softmax(&codes, scale_x, y).into_iter().map(|q| q as u8)
             })
             .collect();
-        for isa in Isa::available() {
+        on_every_width(|isa| {
             let mut out = vec![0; x.len()];
             let codes = OutCodes { zero_point: y.zero_point, qmin: y.qmin, qmax: y.qmax };
             let table = softmax_table(scale_x);
             softmax(isa, &table, &x, signed, cols, y.scale, codes, &mut out, &Threads::new(2)).unwrap();
             assert_eq!(out, want, "{isa}: {cols} columns");
-        }
+        });
     }
 }
