@@ -59,7 +59,9 @@ fn from_float<S: Element>(x: &Tensor, to: DType, wide: impl Fn(S) -> f64) -> Res
         DType::BF16 => map(x, to, |v| bf16::from_f64(wide(v))),
         DType::Bool => map(x, to, |v| u8::from(wide(v) != 0.0)),
         DType::U4 => map(x, to, |v| wide(v) as i64 as u8 & 0xf),
-        DType::I4 => map(x, to, |v| nibble(wide(v) as i64)),
+        DType::U2 => map(x, to, |v| wide(v) as i64 as u8 & 0x3),
+        DType::I4 => map(x, to, |v| low_bits(wide(v) as i64, 4)),
+        DType::I2 => map(x, to, |v| low_bits(wide(v) as i64, 2)),
         _ => for_number!(to, Op::Cast, T => map(x, to, |v| wide(v) as T)),
     }
 }
@@ -79,14 +81,16 @@ fn from_integer<S: Element>(
         DType::F64 => map(x, to, float),
         DType::Bool => map(x, to, |v| u8::from(wide(v) != 0)),
         DType::U4 => map(x, to, |v| wide(v) as u8 & 0xf),
-        DType::I4 => map(x, to, |v| nibble(wide(v))),
+        DType::U2 => map(x, to, |v| wide(v) as u8 & 0x3),
+        DType::I4 => map(x, to, |v| low_bits(wide(v), 4)),
+        DType::I2 => map(x, to, |v| low_bits(wide(v), 2)),
         _ => for_number!(to, Op::Cast, T => map(x, to, |v| wide(v) as T)),
     }
 }
 
-/// The low four bits, as a signed number.
-fn nibble(v: i64) -> i8 {
-    ((v as i8) << 4) >> 4
+/// The low bits, as a signed number.
+fn low_bits(v: i64, bits: u32) -> i8 {
+    ((v as i8) << (8 - bits)) >> (8 - bits)
 }
 
 fn map<S: Element, D: Element>(x: &Tensor, to: DType, f: impl Fn(S) -> D) -> Result<Tensor, OpError> {

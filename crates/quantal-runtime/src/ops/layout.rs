@@ -18,7 +18,7 @@ pub struct Movement(Kind);
 enum Kind {
     Concat { axis: i64 },
     DepthToSpace { block: usize, column_first: bool },
-    SpaceToDepth { block: usize },
+    SpaceToDepth { block: usize, column_first: bool },
     Expand,
     Pad(PadMode),
     Slice,
@@ -42,17 +42,15 @@ impl Movement {
             let size = u32::try_from(size).ok().filter(|&b| (1..1 << 16).contains(&b));
             size.map(|b| b as usize).ok_or_else(|| AttrError::Invalid { name: "blocksize", problem: problem() }.into())
         };
+        let column_first = || match attrs.str_or("mode", "DCR")? {
+            "DCR" => Ok(false),
+            "CRD" => Ok(true),
+            other => Err(choice("mode", other, "DCR, CRD")),
+        };
         Ok(Self(match node.op {
             Op::Concat => Kind::Concat { axis: attrs.int("axis")?.ok_or(AttrError::Missing("axis"))? },
-            Op::DepthToSpace => {
-                let column_first = match attrs.str_or("mode", "DCR")? {
-                    "DCR" => false,
-                    "CRD" => true,
-                    other => return Err(choice("mode", other, "DCR, CRD")),
-                };
-                Kind::DepthToSpace { block: block()?, column_first }
-            }
-            Op::SpaceToDepth => Kind::SpaceToDepth { block: block()? },
+            Op::DepthToSpace => Kind::DepthToSpace { block: block()?, column_first: column_first()? },
+            Op::SpaceToDepth => Kind::SpaceToDepth { block: block()?, column_first: column_first()? },
             Op::Expand => Kind::Expand,
             Op::Pad => Kind::Pad(match attrs.str_or("mode", "constant")? {
                 "constant" => PadMode::Constant,
@@ -90,7 +88,7 @@ impl Movement {
                 return joining::split(x, optional(inputs, 1), *axis, *outputs, *uneven);
             }
             Kind::DepthToSpace { block, column_first } => viewing::depth_to_space(x, *block, *column_first)?,
-            Kind::SpaceToDepth { block } => viewing::space_to_depth(x, *block)?,
+            Kind::SpaceToDepth { block, column_first } => viewing::space_to_depth(x, *block, *column_first)?,
             Kind::Expand => viewing::expand(x, required(inputs, 1)?)?,
             Kind::Slice => viewing::slice(x, inputs)?,
             Kind::Tile => viewing::tile(x, required(inputs, 1)?)?,

@@ -7,6 +7,7 @@ use crate::ops::dispatch::{cells, cells_mut, for_cell, for_number};
 use crate::ops::strides::{Nest, broadcast_shape, broadcast_strides};
 use crate::ops::{Context, Inputs, OpError, required};
 use quantal_ir::{Node, Op};
+use quantal_kernels::float::{self, Operand};
 use quantal_tensor::{DType, Element, Tensor};
 
 /// An operator of several inputs that stretch to a common shape.
@@ -92,30 +93,30 @@ impl Broadcast {
     }
 
     /// Applies it.
-    pub fn run(&self, inputs: &Inputs<'_>, _context: &Context<'_>) -> Result<Vec<Tensor>, OpError> {
+    pub fn run(&self, inputs: &Inputs<'_>, context: &Context<'_>) -> Result<Vec<Tensor>, OpError> {
         let out = match self.function {
             Function::Where => choose(required(inputs, 0)?, required(inputs, 1)?, required(inputs, 2)?)?,
             Function::Fold { step, mean } => {
                 let all = (0..inputs.len().max(1)).map(|i| required(inputs, i)).collect::<Result<Vec<_>, _>>()?;
-                self.fold(step, mean, &all)?
+                self.fold(step, mean, &all, context)?
             }
             Function::Pow => power(required(inputs, 0)?, required(inputs, 1)?)?,
             Function::Arithmetic(_) | Function::Compare(_) | Function::Logic(_) | Function::PRelu => {
                 let (a, b) = (required(inputs, 0)?, required(inputs, 1)?);
                 same_dtype(a, b)?;
-                self.pair(a, b)?
+                self.pair(a, b, context)?
             }
         };
         Ok(vec![out])
     }
 
-    fn pair(&self, a: &Tensor, b: &Tensor) -> Result<Tensor, OpError> {
+    fn pair(&self, a: &Tensor, b: &Tensor, context: &Context<'_>) -> Result<Tensor, OpError> {
         let dtype = a.dtype();
         if goes_through_f32(dtype) {
-            return through_f32(&[a, b], dtype, |wide| self.pair(wide[0], wide[1]));
+            return through_f32(&[a, b], dtype, |wide| self.pair(wide[0], wide[1], context));
         }
         match self.function {
-            Function::Arithmetic(f) => arithmetic(self.op, f, a, b),
+            Function::Arithmetic(f) => arithmetic(self.op, f, a, b, context),
             Function::Compare(f) => compare(self.op, f, a, b),
             Function::Logic(f) if dtype == DType::Bool => {
                 let truth = |f: fn(bool, bool) -> bool| move |x: u8, y: u8| u8::from(f(x != 0, y != 0));
@@ -140,19 +141,19 @@ impl Broadcast {
         }
     }
 
-    fn fold(&self, step: Arithmetic, mean: bool, inputs: &[&Tensor]) -> Result<Tensor, OpError> {
+    fn fold(&self, step: Arithmetic, mean: bool, inputs: &[&Tensor], context: &Context<'_>) -> Result<Tensor, OpError> {
         let first = inputs[0];
         for t in inputs {
             same_dtype(first, t)?;
         }
         if goes_through_f32(first.dtype()) {
-            return through_f32(inputs, first.dtype(), |wide| self.fold(step, mean, wide));
+            return through_f32(inputs, first.dtype(), |wide| self.fold(step, mean, wide, context));
         }
         // The whole shape first: an input that fits none of the later ones must not cost an allocation.
         broadcast_shape(&inputs.iter().map(|t| t.shape()).collect::<Vec<_>>())?;
         let mut total = first.clone();
         for t in &inputs[1..] {
-            total = arithmetic(self.op, step, &total, t)?;
+            total = arithmetic(self.op, step, &total, t, context)?;
         }
         match (mean, first.dtype()) {
             (false, _) => Ok(total),
@@ -221,8 +222,13 @@ fn zip<A: Element, B: Element, C: Element>(
     Ok(out)
 }
 
-fn arithmetic(op: Op, function: Arithmetic, a: &Tensor, b: &Tensor) -> Result<Tensor, OpError> {
+fn arithmetic(op: Op, function: Arithmetic, a: &Tensor, b: &Tensor, context: &Context<'_>) -> Result<Tensor, OpError> {
     let d = a.dtype();
+    if d == DType::F32
+        && let Some(out) = vectors(function, a, b, context)?
+    {
+        return Ok(out);
+    }
     let divides = matches!(function, Arithmetic::Div | Arithmetic::Mod | Arithmetic::Fmod);
     for_number!(d, op, T => {
         if divides && T::IS_INTEGER && !a.is_empty() && b.as_slice::<T>().contains(&T::default()) {
@@ -239,6 +245,38 @@ fn arithmetic(op: Op, function: Arithmetic, a: &Tensor, b: &Tensor) -> Result<Te
             Arithmetic::Fmod => zip(a, b, d, <T as Number>::rem),
         }
     })
+}
+
+/// The f32 kernels, where there is one and each side is whole, one value or one row.
+fn vectors(function: Arithmetic, a: &Tensor, b: &Tensor, context: &Context<'_>) -> Result<Option<Tensor>, OpError> {
+    let kernel = match function {
+        Arithmetic::Add => float::Binary::Add,
+        Arithmetic::Sub => float::Binary::Sub,
+        Arithmetic::Mul => float::Binary::Mul,
+        Arithmetic::Div => float::Binary::Div,
+        Arithmetic::Max => float::Binary::Max,
+        Arithmetic::Min => float::Binary::Min,
+        Arithmetic::Mod | Arithmetic::Fmod => return Ok(None),
+    };
+    let shape = broadcast_shape(&[a.shape(), b.shape()])?;
+    let (Some(left), Some(right)) = (operand(a, &shape), operand(b, &shape)) else { return Ok(None) };
+    let mut out = Tensor::zeros(DType::F32, &shape)?;
+    if !out.is_empty() {
+        float::binary(context.isa, kernel, left, right, out.as_mut_slice()?, context.threads);
+    }
+    Ok(Some(out))
+}
+
+/// How a tensor stretches to `shape`, if in one of the ways of the kernels.
+fn operand<'a>(t: &'a Tensor, shape: &[usize]) -> Option<Operand<'a>> {
+    let values = t.as_slice::<f32>();
+    let row = &t.shape()[t.shape().iter().take_while(|&&d| d == 1).count()..];
+    match values {
+        _ if t.shape() == shape => Some(Operand::Full(values)),
+        [one] => Some(Operand::Scalar(*one)),
+        _ if shape.ends_with(row) => Some(Operand::PerColumn(values)),
+        _ => None,
+    }
 }
 
 fn compare(op: Op, function: Compare, a: &Tensor, b: &Tensor) -> Result<Tensor, OpError> {

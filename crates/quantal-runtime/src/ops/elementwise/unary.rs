@@ -6,6 +6,7 @@ use crate::ops::dispatch::for_number;
 use crate::ops::{Context, Inputs, OpError, optional, required};
 use quantal_ir::attrs::AttrError;
 use quantal_ir::{Node, Op};
+use quantal_kernels::float;
 use quantal_tensor::{DType, Element, Tensor};
 
 /// An operator of one input that treats each element alone.
@@ -114,19 +115,58 @@ impl Unary {
     }
 
     /// Applies it.
-    pub fn run(&self, inputs: &Inputs<'_>, _context: &Context<'_>) -> Result<Vec<Tensor>, OpError> {
+    pub fn run(&self, inputs: &Inputs<'_>, context: &Context<'_>) -> Result<Vec<Tensor>, OpError> {
         let x = required(inputs, 0)?;
         let out = if matches!(self.function, Function::Clip) {
             clip(x, optional(inputs, 1), optional(inputs, 2))?
         } else if goes_through_f32(x.dtype()) {
-            through_f32(&[x], x.dtype(), |wide| self.apply(wide[0]))?
+            through_f32(&[x], x.dtype(), |wide| self.apply(wide[0], context))?
         } else {
-            self.apply(x)?
+            self.apply(x, context)?
         };
         Ok(vec![out])
     }
 
-    fn apply(&self, x: &Tensor) -> Result<Tensor, OpError> {
+    /// The vector kernel for f32, where there is one.
+    fn kernel(&self) -> Option<float::Unary> {
+        Some(match self.function {
+            Function::Abs => float::Unary::Abs,
+            Function::Neg => float::Unary::Neg,
+            Function::Relu => float::Unary::Relu,
+            Function::Smooth(smooth) => match smooth {
+                Smooth::Elu { alpha } => float::Unary::Elu { alpha },
+                Smooth::Erf => float::Unary::Erf,
+                Smooth::Exp => float::Unary::Exp,
+                Smooth::Gelu => float::Unary::Gelu,
+                Smooth::GeluTanh => float::Unary::GeluTanh,
+                Smooth::HardSigmoid { alpha, beta } => float::Unary::HardSigmoid { alpha, beta },
+                Smooth::HardSwish => float::Unary::HardSwish,
+                Smooth::LeakyRelu { alpha } => float::Unary::LeakyRelu { slope: alpha },
+                Smooth::Log => float::Unary::Ln,
+                Smooth::Reciprocal => float::Unary::Reciprocal,
+                Smooth::Sigmoid => float::Unary::Sigmoid,
+                Smooth::Softplus => float::Unary::Softplus,
+                Smooth::Sqrt => float::Unary::Sqrt,
+                Smooth::Swish { alpha: 1.0 } => float::Unary::Silu,
+                Smooth::Tanh => float::Unary::Tanh,
+                Smooth::Ceil
+                | Smooth::Cos
+                | Smooth::Floor
+                | Smooth::Mish
+                | Smooth::Round
+                | Smooth::Sin
+                | Smooth::Swish { .. } => return None,
+            },
+            Function::Sign | Function::Clip | Function::Not | Function::IsNan | Function::IsInf { .. } => return None,
+        })
+    }
+
+    fn apply(&self, x: &Tensor, context: &Context<'_>) -> Result<Tensor, OpError> {
+        if let (Some(kernel), DType::F32) = (self.kernel(), x.dtype()) {
+            let mut out = Tensor::zeros(DType::F32, x.shape())?;
+            float::unary(context.isa, kernel, x.as_slice(), out.as_mut_slice()?, context.threads);
+            return Ok(out);
+        }
         match (&self.function, x.dtype()) {
             (Function::Smooth(f), DType::F32) => smooth::<f32>(*f, x),
             (Function::Smooth(f), DType::F64) => smooth::<f64>(*f, x),

@@ -128,14 +128,15 @@ pub(super) fn depth_to_space(x: &Tensor, block: usize, column_first: bool) -> Re
     }
 }
 
-pub(super) fn space_to_depth(x: &Tensor, block: usize) -> Result<Tensor, OpError> {
+pub(super) fn space_to_depth(x: &Tensor, block: usize, column_first: bool) -> Result<Tensor, OpError> {
     let [n, c, h, w] = image(x)?;
     if !h.is_multiple_of(block) || !w.is_multiple_of(block) {
         return Err(OpError::invalid(format!("{h} x {w} is no multiple of {block} x {block}")));
     }
     let (h, w) = (h / block, w / block);
     let shape = [Some(n), c.checked_mul(block * block), Some(h), Some(w)];
-    cut_and_join(x, [n, c, h, block, w, block], [0, 3, 5, 1, 2, 4], shape)
+    let perm = if column_first { [0, 1, 3, 5, 2, 4] } else { [0, 3, 5, 1, 2, 4] };
+    cut_and_join(x, [n, c, h, block, w, block], perm, shape)
 }
 
 /// The part of each matrix on and above (or below) the `k`-th diagonal; the rest becomes zero.

@@ -1,12 +1,14 @@
 //! `Reduce…`: sums, products and extremes over axes.
 //!
-//! Sums of floats are collected in f64 and rounded once, in a fixed order; sums of integers wrap in 64 bits.
+//! Neighbouring axes of f32 go to the kernels. Other sums of floats are collected in f64 and rounded once, in a fixed
+//! order; sums of integers wrap in 64 bits.
 
 use crate::ops::cast::cast;
 use crate::ops::dispatch::for_number;
 use crate::ops::strides::{Nest, axis_flags, contiguous, integers};
 use crate::ops::{Context, Inputs, OpError, optional, required};
 use quantal_ir::{Node, Op};
+use quantal_kernels::float;
 use quantal_tensor::{DType, Element, Tensor};
 
 /// A reduction over axes.
@@ -60,7 +62,7 @@ impl Reduction {
     }
 
     /// Applies it.
-    pub fn run(&self, inputs: &Inputs<'_>, _context: &Context<'_>) -> Result<Vec<Tensor>, OpError> {
+    pub fn run(&self, inputs: &Inputs<'_>, context: &Context<'_>) -> Result<Vec<Tensor>, OpError> {
         let x = required(inputs, 0)?;
         let axes = match optional(inputs, 1) {
             Some(t) => integers(t, "axes")?,
@@ -71,12 +73,28 @@ impl Reduction {
         let kept: Vec<usize> = dims().map(|(&d, &r)| if r { 1 } else { d }).collect();
         let shape: Vec<usize> =
             if self.keep_dims { kept.clone() } else { dims().filter(|(_, r)| !**r).map(|(&d, _)| d).collect() };
+        if let (Some(kernel), DType::F32, Some(axes)) = (self.kernel(), x.dtype(), neighbours(x.shape(), &reduced)) {
+            let mut out = Tensor::zeros(DType::F32, &shape)?;
+            float::reduce(context.isa, kernel, x.as_slice(), axes, out.as_mut_slice()?, context.threads);
+            return Ok(vec![out]);
+        }
         let plan = Plan::new(x.shape(), &reduced, &kept);
         let out = match x.dtype() {
             DType::F16 | DType::BF16 => cast(&self.reduce(&cast(x, DType::F32)?, &shape, &plan)?, x.dtype())?,
             _ => self.reduce(x, &shape, &plan)?,
         };
         Ok(vec![out])
+    }
+
+    fn kernel(&self) -> Option<float::Reduce> {
+        match self.kind {
+            Kind::Max => Some(float::Reduce::Max),
+            Kind::Mean => Some(float::Reduce::Mean),
+            Kind::Min => Some(float::Reduce::Min),
+            Kind::Prod => Some(float::Reduce::Product),
+            Kind::Sum => Some(float::Reduce::Sum),
+            Kind::L1 | Kind::L2 | Kind::LogSum | Kind::LogSumExp | Kind::SumSquare => None,
+        }
     }
 
     fn reduce(&self, x: &Tensor, shape: &[usize], plan: &Plan) -> Result<Tensor, OpError> {
@@ -178,6 +196,26 @@ impl Reduction {
         }
         cast(&out, dtype)
     }
+}
+
+/// `[outer, axis, inner]` if the axes that go lie next to each other and there is something to reduce.
+fn neighbours(shape: &[usize], reduced: &[bool]) -> Option<[usize; 3]> {
+    if shape.contains(&0) {
+        return None;
+    }
+    // Dimensions of 1 belong to either side.
+    let mut parts = [1, 1, 1];
+    let mut part = 0;
+    for (&d, &goes) in shape.iter().zip(reduced).filter(|(d, _)| **d != 1) {
+        part = match (part, goes) {
+            (0, false) => 0,
+            (0 | 1, true) => 1,
+            (1 | 2, false) => 2,
+            _ => return None,
+        };
+        parts[part] *= d;
+    }
+    Some(parts)
 }
 
 /// How a reduction walks its input: the second operand is the output, at rest along the axes that go.
