@@ -1,6 +1,8 @@
 //! The bridge between the side table and the graph: [`insert_qdq`] writes a [`QuantPlan`] as QuantizeLinear and
 //! DequantizeLinear nodes, [`extract_qdq`] reads it back. QDQ is the only form in which decisions leave.
 
+mod qoperator;
+
 use crate::attrs::{Attr, AttrError, Attrs};
 use crate::graph::{Graph, Node, NodeId, ValueId};
 use crate::op::Op;
@@ -9,6 +11,8 @@ use crate::op::weighted::Weighted;
 use crate::quant_plan::{Encoding, Params, QuantPlan};
 use quantal_onnx::quote;
 use quantal_tensor::{DType, Granularity, QParams, Scheme, Storage, Tensor, TensorError, arith};
+
+pub use qoperator::expand_qoperators;
 
 /// Why a plan cannot be written or read.
 #[derive(Debug, thiserror::Error)]
