@@ -1,2 +1,52 @@
-//! The `quantal` command.
-fn main() {}
+//! The `quantal` command: reads the arguments, does the job, prints the result.
+//!
+//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 the command line is wrong.
+
+mod args;
+mod jobs;
+mod limits;
+mod printer;
+
+use args::Args;
+use clap::Parser;
+use std::any::Any;
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+/// Deep graphs recurse in their subgraphs: more room than a main thread has by default.
+const STACK_BYTES: usize = 64 << 20;
+
+/// Where an internal failure happened, noted by the panic hook.
+static PANIC_AT: Mutex<String> = Mutex::new(String::new());
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(e) if e.use_stderr() => {
+            printer::usage(&e.render().to_string());
+            return ExitCode::from(2);
+        }
+        // Help and version were asked for.
+        Err(e) => return printer::out(&e.render().to_string()),
+    };
+    // A panic is a bug of ours, whatever the input; the user gets one clear message all the same.
+    std::panic::set_hook(Box::new(|info| {
+        if let (Some(at), Ok(mut place)) = (info.location(), PANIC_AT.lock()) {
+            *place = format!("{}:{}", at.file(), at.line());
+        }
+    }));
+    let job = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || jobs::run(args));
+    match job.map(std::thread::JoinHandle::join) {
+        Ok(Ok(code)) => code,
+        Ok(Err(panic)) => internal_error(&*panic),
+        Err(e) => printer::failure(&[format!("cannot start a thread: {e}")], None),
+    }
+}
+
+fn internal_error(panic: &(dyn Any + Send)) -> ExitCode {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    let place = PANIC_AT.lock().map(|p| p.clone()).unwrap_or_default();
+    let message = format!("internal error in {place}: {}", text.escape_debug());
+    printer::failure(&[message], Some("this is a bug in quantal: please report it with the command and the model"))
+}

@@ -1,1 +1,34 @@
 //! INT8 quantization of ONNX models that truly run in INT8.
+//!
+//! The jobs behind the `quantal` command, as functions: one file a verb.
+//!
+//! ```no_run
+//! use quantal::{Engine, Model};
+//!
+//! # fn main() -> Result<(), quantal::Error> {
+//! let model = Model::open("model.onnx".as_ref())?;
+//! let feeds = quantal::data::npz::read_npz("input.npz".as_ref())?;
+//! for (name, tensor) in quantal::run(&model, &feeds, Engine::detect(1)?)? {
+//!     println!("{name}: {} {:?}", tensor.dtype(), tensor.shape());
+//! }
+//! # Ok(()) }
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod bench;
+mod engine;
+mod error;
+mod eval;
+mod inspect;
+mod model;
+mod run;
+
+pub use engine::Engine;
+pub use error::Error;
+pub use eval::{Evaluation, evaluate};
+pub use inspect::{Inspection, OpRow, QuantizedValue, ValueRow, inspect};
+pub use model::{Model, save_npz};
+pub use quantal_data as data;
+pub use quantal_runtime::{Coverage, Mode, Reason, Session, Status, coverage};
+pub use quantal_tensor::{DType, Tensor, bytes::set_memory_limit};
+pub use run::run;

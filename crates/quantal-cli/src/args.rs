@@ -1,0 +1,111 @@
+//! The command line, as typed.
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+/// INT8 quantization of ONNX models that truly run in INT8
+#[derive(Parser, Debug)]
+#[command(name = "quantal", version, propagate_version = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+
+    /// Most memory that tensors may take, in MiB [default: 80 % of what is free]
+    #[arg(long, global = true, value_name = "MIB")]
+    pub(crate) max_memory: Option<u64>,
+
+    /// Print the result as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Verb {
+    /// Run a model once on arrays from an .npz file
+    Run(RunArgs),
+    /// Measure the accuracy of a classifier on labelled data
+    Eval(EvalArgs),
+    /// Time models, in turns
+    Bench(BenchArgs),
+    /// Show what is in a model
+    Inspect(InspectArgs),
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct RunArgs {
+    /// The model
+    pub(crate) model: PathBuf,
+    /// An .npz file with one array for each input, by name
+    #[arg(long, value_name = "NPZ")]
+    pub(crate) input: PathBuf,
+    /// Where the outputs go: an .npz file with one array for each output, by name
+    #[arg(long, value_name = "NPZ")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) threads: Threads,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct EvalArgs {
+    /// The model
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) threads: Threads,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct BenchArgs {
+    /// The models
+    #[arg(required = true, num_args = 1..)]
+    pub(crate) models: Vec<PathBuf>,
+    /// Size of a free batch dimension
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) batch: u32,
+    /// Seconds for each model
+    #[arg(long, default_value_t = 3.0, value_parser = seconds)]
+    pub(crate) seconds: f64,
+    #[command(flatten)]
+    pub(crate) threads: Threads,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct InspectArgs {
+    /// The model
+    pub(crate) model: PathBuf,
+    /// For each node, whether it runs in integers here, and if not why
+    #[arg(long)]
+    pub(crate) coverage: bool,
+}
+
+/// Where samples come from.
+#[derive(clap::Args, Debug)]
+pub(crate) struct DataArgs {
+    /// Samples: a folder of images, .npz or .npy files, an IDX or text file
+    #[arg(long, value_name = "PATH")]
+    pub(crate) data: PathBuf,
+    /// Labels: a CSV with the columns file and label
+    #[arg(long, value_name = "CSV")]
+    pub(crate) labels: Option<PathBuf>,
+    /// What is done to images: a preset (imagenet, cifar10, mnist …) or a TOML file
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(crate) preprocess: Option<String>,
+    /// The tokenizer.json for text [default: the one beside the model]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokenizer: Option<PathBuf>,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Threads {
+    /// Threads [default: one for each core]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(s) if s.is_finite() && (0.0..=86_400.0).contains(&s) => Ok(s),
+        _ => Err("a number of seconds between 0 and 86400".to_owned()),
+    }
+}

@@ -1,0 +1,68 @@
+//! What can go wrong in a job. Messages name the file, the node or the sample; [`Error::hint`] says what to do.
+
+use quantal_kernels::isa::UnknownIsa;
+use std::path::Path;
+
+/// Why a job failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The model file.
+    #[error(transparent)]
+    File(#[from] quantal_onnx::Error),
+    /// The model's graph.
+    #[error("{path}: {cause}")]
+    Import {
+        /// The model.
+        path: String,
+        /// What is wrong with it.
+        cause: quantal_ir::ImportError,
+    },
+    /// A rewrite of the graph.
+    #[error(transparent)]
+    Pass(#[from] quantal_ir::passes::PassError),
+    /// Quantized nodes of the graph.
+    #[error(transparent)]
+    Qdq(#[from] quantal_ir::qdq::QdqError),
+    /// Compiling or running.
+    #[error(transparent)]
+    Run(#[from] quantal_runtime::Error),
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] quantal_data::Error),
+    /// The instruction set asked for.
+    #[error(transparent)]
+    Isa(#[from] UnknownIsa),
+    /// The data and the model do not go together, or an option does not apply.
+    #[error("{message}")]
+    Job {
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+}
+
+impl Error {
+    /// An [`Error::Job`].
+    pub(crate) fn job(message: impl Into<String>, hint: &str) -> Self {
+        Self::Job { message: message.into(), hint: (!hint.is_empty()).then(|| hint.to_owned()) }
+    }
+
+    /// What a person can do about it, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::File(e) => e.hint(),
+            Self::Import { cause, .. } => cause.hint(),
+            Self::Run(e) => e.hint(),
+            Self::Data(e) => e.hint(),
+            Self::Job { hint, .. } => hint.clone(),
+            Self::Isa(_) => Some("unset QUANTAL_ISA to use the best that this CPU has".to_owned()),
+            Self::Pass(_) | Self::Qdq(_) => None,
+        }
+    }
+}
+
+/// A path as messages show it.
+pub(crate) fn shown(path: &Path) -> String {
+    quantal_data::shown(path)
+}
