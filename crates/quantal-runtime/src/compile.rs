@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::float;
 use crate::fold;
 use crate::layout::{Layout, moved};
-use crate::lower::{self, Lowered};
+use crate::lower::{self, Lowered, Rooted};
 use crate::ops::OpError;
 use crate::pool::Pool;
 use crate::program::{Input, Output, Program, Slot, SlotId, StepRow};
@@ -109,6 +109,8 @@ pub(crate) struct Lowering<'g> {
     /// Nodes that are lowered when somebody asks for their output.
     deferred: BTreeSet<NodeId>,
     status: BTreeMap<NodeId, Status>,
+    /// Codes that are a function of other codes.
+    pub(crate) tables: BTreeMap<ValueId, Rooted>,
     /// The node being lowered.
     current: Option<NodeId>,
     /// For moves of constants.
@@ -146,6 +148,7 @@ impl<'g> Lowering<'g> {
             constants: BTreeMap::new(),
             deferred: BTreeSet::new(),
             status: BTreeMap::new(),
+            tables: BTreeMap::new(),
             current: None,
             pool: Pool::default(),
         }
@@ -175,7 +178,13 @@ impl<'g> Lowering<'g> {
             let layout = self.layout(v);
             observed.push((v, self.slot(v, layout)?, layout));
         }
-        let steps = with_frees(self.steps, self.slots.len(), &outputs);
+        // A DequantizeLinear that nobody asked for floats is part of the step that reads its codes.
+        for id in std::mem::take(&mut self.deferred) {
+            let reader = graph.node(id).output(0).and_then(|y| self.uses.readers(y).first().copied());
+            self.set(id, reader.map_or(Status::Folded, |into| Status::Fused { into }));
+        }
+        let handed_out: Vec<SlotId> = outputs.iter().map(|o| o.slot).chain(observed.iter().map(|o| o.1)).collect();
+        let steps = with_frees(self.steps, self.slots.len(), &handed_out);
         let rows = graph.nodes().map(|(id, node)| Row {
             node: id,
             name: Arc::clone(&node.name),
@@ -207,8 +216,11 @@ impl<'g> Lowering<'g> {
         self.current = Some(id);
         match node.op {
             Op::If | Op::Loop => return control::lower(self, id),
-            // Weights behind a DequantizeLinear: an integer rule takes the codes, a float one has them folded.
-            Op::DequantizeLinear | Op::MsDequantizeLinear if self.constant_inputs(node)?.is_some() => {
+            // Behind a DequantizeLinear lie codes: an integer rule takes them as they are, a float one has them turned
+            // into floats where it reads them.
+            Op::DequantizeLinear | Op::MsDequantizeLinear
+                if self.mode == Mode::Integer || self.constant_inputs(node)?.is_some() =>
+            {
                 self.deferred.insert(id);
                 return Ok(());
             }
@@ -267,12 +279,6 @@ impl<'g> Lowering<'g> {
             }
             _ => Ok(None),
         }
-    }
-
-    /// Puts a node off until somebody asks for its output.
-    #[allow(dead_code)]
-    pub(crate) fn defer(&mut self, id: NodeId) {
-        self.deferred.insert(id);
     }
 
     /// The slot of a value in a layout; moves it there if it exists in the other one only.
@@ -423,6 +429,11 @@ impl<'g> Lowering<'g> {
         self.status.insert(id, status);
     }
 
+    /// What was said of a node.
+    pub(crate) fn status_of(&self, id: NodeId) -> Option<&Status> {
+        self.status.get(&id)
+    }
+
     /// Whether it has been said already.
     pub(crate) fn is_done(&self, id: NodeId) -> bool {
         self.status.contains_key(&id)
@@ -459,13 +470,17 @@ impl<'g> Lowering<'g> {
 }
 
 /// The steps that are left, each with the slots that nobody reads after it.
-fn with_frees(steps: Vec<Option<StepRow>>, slots: usize, outputs: &[Output]) -> Vec<StepRow> {
-    let mut steps: Vec<StepRow> = steps.into_iter().flatten().collect();
+fn with_frees(steps: Vec<Option<StepRow>>, slots: usize, handed_out: &[SlotId]) -> Vec<StepRow> {
     let mut read_later = vec![false; slots];
-    for output in outputs {
-        read_later[output.slot.0 as usize] = true;
+    for slot in handed_out {
+        read_later[slot.0 as usize] = true;
     }
-    for row in steps.iter_mut().rev() {
+    let mut kept = Vec::with_capacity(steps.len());
+    for mut row in steps.into_iter().flatten().rev() {
+        // A table that went whole into another one leaves a step whose result nobody reads.
+        if matches!(row.step, Step::Lut(_)) && row.outputs.iter().flatten().all(|s| !read_later[s.0 as usize]) {
+            continue;
+        }
         for slot in row.outputs.iter().chain(&row.inputs).flatten() {
             if !std::mem::replace(&mut read_later[slot.0 as usize], true) {
                 row.frees.push(*slot);
@@ -478,6 +493,8 @@ fn with_frees(steps: Vec<Option<StepRow>>, slots: usize, outputs: &[Output]) -> 
                 row.overwrites = true;
             }
         }
+        kept.push(row);
     }
-    steps
+    kept.reverse();
+    kept
 }

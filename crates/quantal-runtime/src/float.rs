@@ -15,6 +15,7 @@ use crate::compile::Lowering;
 use crate::coverage::{Reason, Status};
 use crate::error::Result;
 use crate::layout::Layout;
+use crate::lower;
 use crate::ops::OpKernel;
 use crate::program::SlotId;
 use crate::steps::Step;
@@ -23,6 +24,9 @@ use quantal_ir::{Graph, Node, NodeId, Op, QuantClass, ValueId};
 
 /// Lowers one node to float steps. `reason` says why it does not run in integers.
 pub(crate) fn lower(l: &mut Lowering<'_>, id: NodeId, reason: Reason) -> Result<()> {
+    if lower::edge::lower(l, id)? {
+        return Ok(());
+    }
     let done = match l.graph.node(id).op {
         Op::Conv => conv::lower(l, id, &reason)?,
         Op::MatMul | Op::Gemm => product::lower(l, id, &reason)?,

@@ -2,10 +2,16 @@
 
 pub mod activate;
 pub mod binary;
+pub mod codes;
 pub mod conv;
+pub mod edge;
 pub mod norm;
 pub mod pool;
 pub mod product;
+pub mod qconv;
+pub mod qeltwise;
+pub mod qpool;
+pub mod qproduct;
 pub mod tail;
 
 use crate::control::{Branches, Turns};
@@ -49,6 +55,24 @@ pub enum Step {
     Reduce(pool::Reduction),
     /// Softmax or normalization of rows.
     Rows(Box<norm::Rows>),
+    /// Floats to codes or codes to floats.
+    Edge(edge::Edge),
+    /// A convolution of codes on channels-last tensors.
+    QConv(Box<qconv::QConv>),
+    /// A product of codes by a constant matrix.
+    QProduct(Box<qproduct::QProduct>),
+    /// A product of two run-time tensors of codes.
+    QMatMul(qproduct::QMatMul),
+    /// A function of two codes.
+    QEltwise(qeltwise::QEltwise),
+    /// A function of each code.
+    Lut(Box<qeltwise::Lut>),
+    /// Pooling of codes on channels-last tensors.
+    QPool(Box<qpool::QPool>),
+    /// Means of codes.
+    QMean(qpool::QMean),
+    /// Softmax of codes.
+    QSoftmax(qpool::QSoftmax),
     /// Control flow: one of two subprograms.
     If(Box<Branches>),
     /// Control flow: a subprogram, turn after turn.
@@ -73,6 +97,16 @@ impl Step {
                 norm::Rows::Softmax { .. } => "softmax_f32",
                 norm::Rows::Norm { .. } => "norm_f32",
             },
+            Self::Edge(edge::Edge::Quantize(_)) => "quantize",
+            Self::Edge(edge::Edge::Dequantize(_)) => "dequantize",
+            Self::QConv(_) => "conv_codes",
+            Self::QProduct(_) => "product_codes",
+            Self::QMatMul(_) => "matmul_codes",
+            Self::QEltwise(_) => "eltwise_codes",
+            Self::Lut(_) => "lut",
+            Self::QPool(_) => "pool_codes",
+            Self::QMean(_) => "mean_codes",
+            Self::QSoftmax(_) => "softmax_codes",
             Self::If(_) => "if",
             Self::Loop(_) => "loop",
         }
@@ -88,8 +122,21 @@ impl Step {
             | Self::Binary(_)
             | Self::Pool(_)
             | Self::Reduce(_)
-            | Self::Rows(_) => true,
-            Self::Op(_) | Self::Move(_) | Self::If(_) | Self::Loop(_) => false,
+            | Self::Rows(_)
+            | Self::Edge(edge::Edge::Dequantize(_)) => true,
+            Self::QConv(c) => matches!(c.end, codes::End::F32 { .. }),
+            Self::QProduct(p) => matches!(p.end, codes::End::F32 { .. }),
+            Self::QMatMul(p) => p.y.is_none(),
+            Self::Edge(edge::Edge::Quantize(_))
+            | Self::QEltwise(_)
+            | Self::Lut(_)
+            | Self::QPool(_)
+            | Self::QMean(_)
+            | Self::QSoftmax(_)
+            | Self::Op(_)
+            | Self::Move(_)
+            | Self::If(_)
+            | Self::Loop(_) => false,
         }
     }
 
@@ -105,6 +152,15 @@ impl Step {
             | Self::Conv(_)
             | Self::Product(_)
             | Self::MatMul
+            | Self::Edge(_)
+            | Self::QConv(_)
+            | Self::QProduct(_)
+            | Self::QMatMul(_)
+            | Self::QEltwise(_)
+            | Self::Lut(_)
+            | Self::QPool(_)
+            | Self::QMean(_)
+            | Self::QSoftmax(_)
             | Self::If(_)
             | Self::Loop(_) => false,
         }
@@ -132,6 +188,15 @@ impl Step {
             Self::Pool(window) => Ok(vec![window.run(required(inputs, 0)?, env)?]),
             Self::Reduce(reduction) => Ok(vec![reduction.run(required(inputs, 0)?, env)?]),
             Self::Rows(rows) => Ok(vec![rows.run(required(inputs, 0)?, env)?]),
+            Self::Edge(edge) => Ok(vec![edge.run(inputs, env)?]),
+            Self::QConv(conv) => Ok(vec![conv.run(inputs, env)?]),
+            Self::QProduct(product) => Ok(vec![product.run(inputs, env)?]),
+            Self::QMatMul(product) => Ok(vec![product.run(inputs, env)?]),
+            Self::QEltwise(eltwise) => Ok(vec![eltwise.run(inputs, env)?]),
+            Self::Lut(lut) => Ok(vec![lut.run(inputs, env)?]),
+            Self::QPool(pool) => Ok(vec![pool.run(inputs, env)?]),
+            Self::QMean(mean) => Ok(vec![mean.run(inputs, env)?]),
+            Self::QSoftmax(softmax) => Ok(vec![softmax.run(inputs, env)?]),
             Self::If(_) | Self::Loop(_) => Err(OpError::invalid("control flow is run by the session")),
         }
     }

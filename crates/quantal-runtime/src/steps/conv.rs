@@ -107,3 +107,12 @@ pub(crate) fn geometry(w: &Window, image: [usize; 4], c_out: usize, groups: usiz
     let (stride, dilation) = (two(&w.strides)?, two(&w.dilations)?);
     ConvGeometry::new(image, c_out, two(&w.kernel)?, stride, dilation, [top, left, bottom, right], groups)
 }
+
+/// A geometry to pack weights for: the taps, channels and explicit padding of a window on an image that it just fits.
+pub(crate) fn packing_geometry(w: &Window, c_in: usize, c_out: usize, groups: usize) -> Option<ConvGeometry> {
+    let image = match w.kernel.len() {
+        1 => [1, 1, w.extent(0)?, c_in],
+        _ => [1, w.extent(0)?, w.extent(1)?, c_in],
+    };
+    geometry(w, image, c_out, groups)
+}

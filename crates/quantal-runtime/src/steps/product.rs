@@ -73,25 +73,11 @@ impl Product {
 /// MatMul of two run-time tensors of at least two dimensions.
 pub(crate) fn matmul(inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, OpError> {
     let (a, b) = (required(inputs, 0)?, required(inputs, 1)?);
-    let wrong = || OpError::invalid(format!("cannot multiply shapes {:?} and {:?}", a.shape(), b.shape()));
     let (Some(x), Some(w)) = (a.get::<f32>(), b.get::<f32>()) else {
         return Err(OpError::dtype(Op::MatMul, b.dtype()));
     };
-    let ([a_lead @ .., m, k], [b_lead @ .., k_b, n]) = (a.shape(), b.shape()) else { return Err(wrong()) };
-    let (m, k, n) = (*m, *k, *n);
-    if k != *k_b {
-        return Err(wrong());
-    }
-    let rank = a_lead.len().max(b_lead.len());
-    let mut shape = Vec::with_capacity(rank + 2);
-    for i in 0..rank {
-        let dim = |lead: &[usize]| (i + lead.len()).checked_sub(rank).map_or(1, |j| lead[j]);
-        shape.push(match (dim(a_lead), dim(b_lead)) {
-            (p, q) if p == q || q == 1 => p,
-            (1, q) => q,
-            _ => return Err(wrong()),
-        });
-    }
+    let (mut shape, [m, k, n]) = batch_shape(a.shape(), b.shape())?;
+    let (a_lead, b_lead) = (&a.shape()[..a.rank() - 2], &b.shape()[..b.rank() - 2]);
     let batch = shape.clone();
     shape.extend([m, n]);
     let mut y = env.pool.tensor(DType::F32, &shape)?;
@@ -113,8 +99,28 @@ pub(crate) fn matmul(inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, O
     Ok(y)
 }
 
+/// The leading dimensions of a product of matrices `[…, m, k]` and `[…, k, n]`, broadcast, and m, k and n.
+pub(crate) fn batch_shape(a: &[usize], b: &[usize]) -> Result<(Vec<usize>, [usize; 3]), OpError> {
+    let wrong = || OpError::invalid(format!("cannot multiply shapes {a:?} and {b:?}"));
+    let ([a_lead @ .., m, k], [b_lead @ .., k_b, n]) = (a, b) else { return Err(wrong()) };
+    if k != k_b {
+        return Err(wrong());
+    }
+    let rank = a_lead.len().max(b_lead.len());
+    let mut shape = Vec::with_capacity(rank + 2);
+    for i in 0..rank {
+        let dim = |lead: &[usize]| (i + lead.len()).checked_sub(rank).map_or(1, |j| lead[j]);
+        shape.push(match (dim(a_lead), dim(b_lead)) {
+            (p, q) if p == q || q == 1 => p,
+            (1, q) => q,
+            _ => return Err(wrong()),
+        });
+    }
+    Ok((shape, [*m, *k, *n]))
+}
+
 /// Which matrix of an operand with leading dimensions `lead` belongs to matrix `i` of the batch.
-fn matrix_index(mut i: usize, batch: &[usize], lead: &[usize]) -> usize {
+pub(crate) fn matrix_index(mut i: usize, batch: &[usize], lead: &[usize]) -> usize {
     let (mut index, mut stride) = (0, 1);
     for (j, &size) in batch.iter().enumerate().rev() {
         let at = i % size;

@@ -1,0 +1,297 @@
+//! Convolutions and products by constant codes: integer accumulators, requantized for each channel.
+
+use super::codes::{self, Operand, Target, Weights};
+use super::{Rule, Stop, attr, prepared};
+use crate::compile::Lowering;
+use crate::coverage::{Reason, Status};
+use crate::layout::Layout;
+use crate::ops::OpError;
+use crate::steps::Step;
+use crate::steps::codes::{CodesEnd, End, multipliers};
+use crate::steps::conv::packing_geometry;
+use crate::steps::qconv::{Packed, QConv};
+use crate::steps::qproduct::{QMatMul, QProduct};
+use quantal_ir::op::conv::{AutoPad, ConvAttrs, ConvTransposeAttrs};
+use quantal_ir::op::gemm::GemmAttrs;
+use quantal_ir::{Node, NodeId, Op, ValueId};
+use quantal_kernels::conv::PackedConv;
+use quantal_kernels::dwconv::PackedDwConv;
+use quantal_kernels::pack::{BView, PackedB};
+use quantal_kernels::{ConvGeometry, KernelError};
+use quantal_tensor::arith;
+
+/// Codes after the node, or floats if nothing quantizes its output.
+enum Goal {
+    Codes(Target),
+    Floats(ValueId),
+}
+
+fn goal(l: &mut Lowering<'_>, y: ValueId) -> Rule<Goal> {
+    match codes::target(l, y) {
+        Ok(target) => Ok(Goal::Codes(target)),
+        Err(Stop::Refused(_)) => Ok(Goal::Floats(y)),
+        Err(stop) => Err(stop),
+    }
+}
+
+impl Goal {
+    fn end(&self, x: &Operand, w: &Weights) -> Rule<End> {
+        let s_x = x.codes.affine.scale;
+        match self {
+            Self::Codes(t) => {
+                let multiplier = multipliers(s_x, &w.scale, t.codes.affine.scale);
+                if multiplier.iter().any(|m| !m.is_finite()) {
+                    return Err(Reason::AccumulatorRange.into());
+                }
+                Ok(End::Codes(Box::new(CodesEnd { multiplier, sum: t.codes, add: None, table: None })))
+            }
+            Self::Floats(_) => Ok(End::F32 { scale: w.scale.iter().map(|w| s_x * w).collect() }),
+        }
+    }
+
+    /// Emits the step and says what became of the node and of what went into it.
+    fn emit(
+        &self,
+        l: &mut Lowering<'_>,
+        id: NodeId,
+        kernel: &'static str,
+        step: Step,
+        input: (ValueId, Layout),
+        rank: Option<usize>,
+    ) -> Rule<()> {
+        let from = l.slot(input.0, input.1)?;
+        let to = match self {
+            Self::Codes(target) => target.define(l, input.1, rank),
+            Self::Floats(y) => l.define(*y, input.1, rank),
+        };
+        l.emit(id, step, vec![Some(from)], vec![Some(to)]);
+        match self {
+            Self::Codes(target) => target.done(l, id, kernel),
+            Self::Floats(_) => l.set(id, Status::Integer { kernel }),
+        }
+        Ok(())
+    }
+}
+
+fn kernel<T>(l: &Lowering<'_>, value: Result<T, KernelError>) -> Rule<T> {
+    match value {
+        Err(KernelError::TooDeep { .. }) => Err(Reason::AccumulatorRange.into()),
+        other => prepared(l, other.map_err(crate::steps::codes::refused)),
+    }
+}
+
+fn refused(text: &str) -> Stop {
+    Reason::Attribute(text.to_owned()).into()
+}
+
+/// Zero points as kernels want them: none if all are 0.
+fn zero_points(w: &Weights) -> Vec<i32> {
+    if w.zero_point.iter().all(|&z| z == 0) { Vec::new() } else { w.zero_point.clone() }
+}
+
+fn scales_of_sums(x: &Operand, w: &Weights) -> Vec<f32> {
+    w.scale.iter().map(|w| x.codes.affine.scale * w).collect()
+}
+
+/// Conv and ConvTranspose over one or two spatial axes.
+pub(super) fn convolution(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
+    let node = l.graph.node(id).clone();
+    let x = codes::operand(l, node.input(0))?;
+    let weight = node.input(1).ok_or_else(|| refused("has no weights"))?;
+    let w = codes::weights(l, weight)?;
+    let y = node.output(0).ok_or_else(|| refused("has no output"))?;
+    let shape = w.tensor.shape().to_vec();
+    if !(3..=4).contains(&shape.len()) || shape.contains(&0) {
+        return Err(refused("only one or two spatial axes have an integer form"));
+    }
+    let mut attrs = attr(l, ConvAttrs::of(&node.attrs, &shape))?;
+    let transposed = node.op == Op::ConvTranspose;
+    let (c_in, c_out) = if transposed {
+        (shape[0], shape[1].saturating_mul(attrs.group))
+    } else {
+        (shape[1].saturating_mul(attrs.group), shape[0])
+    };
+    if w.axis.is_some_and(|a| a != usize::from(transposed)) || (transposed && w.axis.is_some() && attrs.group > 1) {
+        let value = l.graph.value(weight).name.escape_debug().to_string();
+        return Err(Reason::Granularity { value }.into());
+    }
+    let deconv = if transposed { Some(attr(l, ConvTransposeAttrs::of(&node.attrs, &shape))?) } else { None };
+    resolve_padding(l, &node, &mut attrs, deconv.as_ref())?;
+    let bias = match node.input(2) {
+        Some(b) => Some(codes::bias(l, b, &scales_of_sums(&x, &w), c_out)?),
+        None => None,
+    };
+    let goal = goal(l, y)?;
+    let end = goal.end(&x, &w)?;
+    let weights = pack(l, &attrs, deconv, [c_in, c_out], &w)?;
+    let w_zero_points = if matches!(weights, Packed::Depthwise(_)) { Vec::new() } else { zero_points(&w) };
+    let conv = QConv { attrs, c_in, c_out, x: x.codes, weights, w_zero_points, bias, end };
+    let name = conv.kernel();
+    goal.emit(l, id, name, Step::QConv(Box::new(conv)), (x.value, Layout::ChannelsLast), Some(shape.len()))
+}
+
+/// Makes padding explicit, since packed weights hold where their taps lie.
+fn resolve_padding(
+    l: &Lowering<'_>,
+    node: &Node,
+    attrs: &mut ConvAttrs,
+    deconv: Option<&ConvTransposeAttrs>,
+) -> Rule<()> {
+    let overflow = || refused("its padding overflows");
+    let shape = node.input(0).and_then(|x| l.graph.value(x).shape.clone());
+    let size = |i: usize| shape.as_ref().and_then(|s| s.get(i + 2)?.known());
+    let window = &mut attrs.window;
+    for i in 0..window.kernel.len() {
+        let (before, after) = match (deconv, window.auto_pad) {
+            (None, AutoPad::Explicit) => (window.pads_begin[i], window.pads_end[i]),
+            (None, AutoPad::Valid) => (0, 0),
+            (None, AutoPad::SameUpper | AutoPad::SameLower) => {
+                // With stride 1 the padding is the same for every size.
+                let any = (window.strides[i] == 1).then_some(window.extent(i).ok_or_else(overflow)?);
+                let size = size(i).or(any).ok_or_else(|| refused("auto_pad on an image of free size"))?;
+                window.padding(i, size).ok_or_else(overflow)?
+            }
+            (Some(d), auto) => {
+                let free = auto == AutoPad::Explicit && d.output_shape.is_none();
+                let size =
+                    size(i).or(free.then_some(1)).ok_or_else(|| refused("an output size on an image of free size"))?;
+                let (before, after, _) = d.axis(i, size).ok_or_else(overflow)?;
+                let whole = |p: i64| usize::try_from(p).map_err(|_| refused("negative padding"));
+                // What is added after the end needs no padding: the output's size says how far it goes.
+                (whole(before)?, whole(after.max(0))?)
+            }
+        };
+        window.pads_begin[i] = before;
+        window.pads_end[i] = after;
+    }
+    window.auto_pad = AutoPad::Explicit;
+    Ok(())
+}
+
+fn pack(
+    l: &Lowering<'_>,
+    attrs: &ConvAttrs,
+    deconv: Option<ConvTransposeAttrs>,
+    [c_in, c_out]: [usize; 2],
+    w: &Weights,
+) -> Rule<Packed> {
+    let overflow = || OpError::invalid("the window overflows");
+    let bytes = w.tensor.bytes();
+    if let Some(d) = deconv {
+        let base = prepared(l, packing_geometry(&attrs.window, c_in, c_in, attrs.group).ok_or_else(overflow))?;
+        let geometry = ConvGeometry { c_out, h: 1, w: 1, h_out: 1, w_out: 1, ..base };
+        let packed = kernel(l, PackedConv::pack_transposed(l.isa, &geometry, bytes, w.signed))?;
+        return Ok(Packed::Transposed(Box::new(packed), d));
+    }
+    let geometry = prepared(l, packing_geometry(&attrs.window, c_in, c_out, attrs.group).ok_or_else(overflow))?;
+    if geometry.is_depthwise() && c_in == c_out {
+        let packed = PackedDwConv::pack(l.isa, &geometry, bytes, w.signed, &zero_points(w));
+        return Ok(Packed::Depthwise(Box::new(kernel(l, packed)?)));
+    }
+    Ok(Packed::Dense(Box::new(kernel(l, PackedConv::pack(l.isa, &geometry, bytes, w.signed))?)))
+}
+
+/// Gemm and MatMul.
+pub(super) fn product(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
+    let node = l.graph.node(id).clone();
+    let x = codes::operand(l, node.input(0))?;
+    let weight = node.input(1).ok_or_else(|| refused("has no weights"))?;
+    let w = match codes::weights(l, weight) {
+        Ok(w) => w,
+        Err(Stop::Refused(Reason::WeightNotConstant { .. })) if node.op == Op::MatMul => {
+            return matmul(l, id, &node, x);
+        }
+        Err(stop) => return Err(stop),
+    };
+    let y = node.output(0).ok_or_else(|| refused("has no output"))?;
+    let &[rows, columns] = w.tensor.shape() else { return Err(refused("weights of other than two dimensions")) };
+    let transposed = if node.op == Op::Gemm {
+        let g = attr(l, GemmAttrs::of(&node.attrs))?;
+        if g.trans_a || g.alpha != 1.0 || (g.beta != 1.0 && node.input(2).is_some()) {
+            return Err(refused("transA, alpha or beta"));
+        }
+        g.trans_b
+    } else {
+        false
+    };
+    let (k, n) = if transposed { (columns, rows) } else { (rows, columns) };
+    if w.axis.is_some_and(|a| a != usize::from(!transposed)) {
+        let value = l.graph.value(weight).name.escape_debug().to_string();
+        return Err(Reason::Granularity { value }.into());
+    }
+    if l.rank(x.value).is_none_or(|r| r < 2) {
+        return Err(refused("the rank of its input is not known or below 2"));
+    }
+    let scales = scales_of_sums(&x, &w);
+    let mut bias = match node.input(2) {
+        Some(b) => Some(codes::bias(l, b, &scales, n)?),
+        None => None,
+    };
+    // A vector added to the product of a MatMul is its bias.
+    let mut out = y;
+    let mut added = None;
+    if bias.is_none()
+        && let Some((add, vector, sum)) = bias_after(l, y, n)?
+        && let Ok(b) = codes::bias(l, vector, &scales, n)
+    {
+        (bias, out, added) = (Some(b), sum, Some(add));
+    }
+    let goal = goal(l, out)?;
+    let end = goal.end(&x, &w)?;
+    let view = if transposed {
+        BView::transposed(w.tensor.bytes(), w.signed, k, n)
+    } else {
+        BView::new(w.tensor.bytes(), w.signed, k, n)
+    };
+    let b = kernel(l, PackedB::pack(l.isa, &view))?;
+    let name = b.kernel().name;
+    let rank = l.rank(x.value);
+    let product = QProduct { x: x.codes, b, b_zero_points: zero_points(&w), bias, end };
+    goal.emit(l, id, name, Step::QProduct(Box::new(product)), (x.value, Layout::Standard), rank)?;
+    if let Some(add) = added {
+        l.set(add, Status::Fused { into: id });
+    }
+    Ok(())
+}
+
+/// An Add of a constant vector of `n` elements that alone reads `y`: the node, the vector and the sum.
+fn bias_after(l: &mut Lowering<'_>, y: ValueId, n: usize) -> Rule<Option<(NodeId, ValueId, ValueId)>> {
+    let Some(reader) = l.sole_reader(y) else { return Ok(None) };
+    let node = l.graph.node(reader).clone();
+    if node.op != Op::Add {
+        return Ok(None);
+    }
+    let (Some(a), Some(b), Some(sum)) = (node.input(0), node.input(1), node.output(0)) else { return Ok(None) };
+    let vector = if a == y { b } else { a };
+    let fits = l.constant(vector)?.is_some_and(|t| t.rank() == 1 && t.len() == n);
+    Ok(fits.then_some((reader, vector, sum)))
+}
+
+/// A product of two run-time tensors of codes.
+fn matmul(l: &mut Lowering<'_>, id: NodeId, node: &Node, a: Operand) -> Rule<()> {
+    let b = codes::operand(l, node.input(1))?;
+    let y = node.output(0).ok_or_else(|| refused("has no output"))?;
+    let ranks = [a, b].map(|o| l.rank(o.value).unwrap_or(0));
+    if ranks.iter().any(|&r| r < 2) {
+        return Err(refused("the rank of an input is not known or below 2"));
+    }
+    let target = match goal(l, y)? {
+        Goal::Codes(t) => Some(t),
+        Goal::Floats(_) => None,
+    };
+    let multiplier = |t: &Target| arith::multiplier(a.codes.affine.scale, b.codes.affine.scale, t.codes.affine.scale);
+    let out = target.as_ref().map(|t| (t.codes, multiplier(t)));
+    let inputs = vec![Some(l.slot(a.value, Layout::Standard)?), Some(l.slot(b.value, Layout::Standard)?)];
+    let rank = ranks.iter().max().copied();
+    let to = match &target {
+        Some(t) => t.define(l, Layout::Standard, rank),
+        None => l.define(y, Layout::Standard, rank),
+    };
+    l.emit(id, Step::QMatMul(QMatMul { a: a.codes, b: b.codes, y: out }), inputs, vec![Some(to)]);
+    let name = PackedB::empty(l.isa).kernel().name;
+    match target {
+        Some(t) => t.done(l, id, name),
+        None => l.set(id, Status::Integer { kernel: name }),
+    }
+    Ok(())
+}

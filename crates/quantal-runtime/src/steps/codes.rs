@@ -1,0 +1,150 @@
+//! 8-bit codes at run time, and how a sum ends: as codes or as floats.
+
+use super::Env;
+use crate::ops::OpError;
+use quantal_kernels::KernelError;
+use quantal_kernels::eltwise::OutCodes;
+use quantal_kernels::gemm::{Epilogue, Residual};
+use quantal_tensor::arith::{self, Affine};
+use quantal_tensor::{DType, Tensor};
+
+/// How a tensor of 8-bit codes is to be read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Codes {
+    /// Scale, zero point and the codes in use.
+    pub affine: Affine,
+    /// Whether they are s8 rather than u8.
+    pub signed: bool,
+}
+
+impl Codes {
+    /// The tensor type.
+    pub fn dtype(&self) -> DType {
+        if self.signed { DType::I8 } else { DType::U8 }
+    }
+
+    /// What a kernel writes.
+    pub fn out(&self) -> OutCodes {
+        OutCodes { zero_point: self.affine.zero_point, qmin: self.affine.qmin, qmax: self.affine.qmax }
+    }
+
+    /// The bytes of a tensor of such codes.
+    pub(crate) fn read<'a>(&self, tensor: &'a Tensor) -> Result<&'a [u8], OpError> {
+        if tensor.dtype() == self.dtype() {
+            Ok(tensor.bytes())
+        } else {
+            Err(OpError::invalid(format!("expects codes of {}, found {}", self.dtype(), tensor.dtype())))
+        }
+    }
+
+    /// The same, to write.
+    pub(crate) fn write<'a>(&self, tensor: &'a mut Tensor) -> Result<&'a mut [u8], OpError> {
+        Ok(if self.signed {
+            bytemuck::cast_slice_mut(tensor.as_mut_slice::<i8>()?)
+        } else {
+            tensor.as_mut_slice::<u8>()?
+        })
+    }
+}
+
+/// A shape that a kernel cannot serve, in the words of an operator.
+pub(crate) fn refused(e: KernelError) -> OpError {
+    OpError::Invalid(e.to_string())
+}
+
+/// A result of `codes`, written by `fill`.
+pub(crate) fn written(
+    codes: Codes,
+    shape: &[usize],
+    env: &mut Env<'_>,
+    fill: impl FnOnce(&mut [u8], &Env<'_>) -> Result<(), KernelError>,
+) -> Result<Tensor, OpError> {
+    let mut y = env.pool.tensor(codes.dtype(), shape)?;
+    fill(codes.write(&mut y)?, env).map_err(refused)?;
+    Ok(y)
+}
+
+/// What becomes of the accumulators of a convolution or product.
+#[derive(Debug)]
+pub enum End {
+    /// Codes by arith (3).
+    Codes(Box<CodesEnd>),
+    /// Floats: `f32(acc) · scale`, with `scale` = `s_x · s_w[c]`.
+    F32 {
+        /// One, or one for each column.
+        scale: Vec<f32>,
+    },
+}
+
+/// An end in codes.
+#[derive(Debug)]
+pub struct CodesEnd {
+    /// arith (3), one or one for each column.
+    pub multiplier: Vec<f32>,
+    /// What the sum is rounded to.
+    pub sum: Codes,
+    /// Another tensor of codes that is added, and what the whole is rounded to: arith (4). Fused from an Add.
+    pub add: Option<(Codes, Codes)>,
+    /// A function of the code, and the type of its results. Fused from a table.
+    pub table: Option<(Box<[u8; 256]>, Codes)>,
+}
+
+impl CodesEnd {
+    /// The codes that leave.
+    pub fn codes(&self) -> Codes {
+        let added = self.add.as_ref().map(|a| a.1);
+        self.table.as_ref().map(|t| t.1).or(added).unwrap_or(self.sum)
+    }
+}
+
+impl End {
+    /// A result of `shape` whose last axis are the `n` columns; `run` computes with the epilogue.
+    pub(crate) fn finish(
+        &self,
+        bias: Option<&[i32]>,
+        residual: Option<&Tensor>,
+        shape: &[usize],
+        env: &mut Env<'_>,
+        run: impl FnOnce(Epilogue<'_>, &Env<'_>) -> Result<(), KernelError>,
+    ) -> Result<Tensor, OpError> {
+        let ldc = shape.last().copied().unwrap_or(1);
+        let end = match self {
+            Self::F32 { scale } => {
+                let mut y = env.pool.tensor(DType::F32, shape)?;
+                let out = y.as_mut_slice::<f32>()?;
+                run(Epilogue::F32 { bias, scale, bias_f32: None, out, ldc }, env).map_err(refused)?;
+                return Ok(y);
+            }
+            Self::Codes(end) => end,
+        };
+        let add = match (&end.add, residual) {
+            (None, _) => None,
+            (Some(_), None) => return Err(OpError::invalid("the tensor to be added is missing")),
+            (Some(_), Some(r)) if r.shape() != shape => {
+                return Err(OpError::invalid(format!("cannot add shape {:?} to {shape:?}", r.shape())));
+            }
+            (Some((x, y)), Some(r)) => Some(Residual {
+                codes: x.read(r)?,
+                signed: x.signed,
+                ld: ldc,
+                zero_point: x.affine.zero_point,
+                multiplier: x.affine.scale / y.affine.scale,
+                sum_multiplier: end.sum.affine.scale / y.affine.scale,
+                out_zero_point: y.affine.zero_point,
+                qmin: y.affine.qmin,
+                qmax: y.affine.qmax,
+            }),
+        };
+        let Affine { zero_point, qmin, qmax, .. } = end.sum.affine;
+        let table = end.table.as_ref().map(|t| &*t.0);
+        let multiplier = &end.multiplier;
+        written(end.codes(), shape, env, |out, env| {
+            run(Epilogue::Codes { bias, multiplier, zero_point, qmin, qmax, add, table, out, ldc }, env)
+        })
+    }
+}
+
+/// The multipliers of arith (3) for each weight scale.
+pub(crate) fn multipliers(scale_x: f32, scale_w: &[f32], scale_y: f32) -> Vec<f32> {
+    scale_w.iter().map(|&w| arith::multiplier(scale_x, w, scale_y)).collect()
+}
