@@ -2,6 +2,8 @@
 //!
 //! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 the command line is wrong.
 
+#![forbid(unsafe_code)]
+
 mod args;
 mod jobs;
 mod limits;

@@ -1,4 +1,5 @@
 //! Development only: graph builders, seeded data, bit-exact assertions.
+#![forbid(unsafe_code)]
 #![allow(clippy::print_stderr)]
 
 pub mod data;
