@@ -1,1 +1,24 @@
-//! Deciding: observers, calibration and post-training quantization.
+//! Deciding: which values are held in integers, and with what numbers.
+//!
+//! [`place`] chooses the values, [`calibrate`] runs the float model over samples and lets an [`Observer`] propose a range
+//! for each, [`weights`] scales the weights; [`quantize()`] does all of it and writes the QDQ graph. Only graph weights
+//! and the [`quantal_ir::QuantPlan`] are edited here.
+#![forbid(unsafe_code)]
+
+pub mod calibrate;
+pub mod error;
+pub mod histogram;
+pub mod observer;
+pub mod place;
+pub mod progress;
+pub mod quantize;
+pub mod recipe;
+pub mod weights;
+
+pub use calibrate::{Calibration, calibrate};
+pub use error::{Error, Result};
+pub use observer::{Observer, Range, Statistics};
+pub use place::{Decision, Placement, Verdict, place};
+pub use progress::{Progress, Silent};
+pub use quantize::{CalibrationSummary, Quantized, quantize};
+pub use recipe::Recipe;

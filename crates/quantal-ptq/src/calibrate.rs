@@ -1,0 +1,98 @@
+//! Calibration: one pass over samples, in which the float model runs and observers look at its values.
+//!
+//! Samples come one by one and are dropped again; what observers keep does not grow. So memory does not depend on the
+//! number of samples.
+
+use crate::error::{Error, Result};
+use crate::observer::{NotFinite, Range, Statistics, range_of};
+use crate::place::Group;
+use crate::progress::Progress;
+use quantal_data::Sample;
+use quantal_ir::{Graph, ValueId};
+use quantal_kernels::Isa;
+use quantal_runtime::{Mode, Session, compile_observed};
+use std::collections::BTreeMap;
+
+/// What was seen of the values that need a range.
+#[derive(Clone, Debug)]
+pub struct Calibration {
+    /// Number of samples.
+    pub samples: usize,
+    /// Statistics of each value that was watched.
+    pub observed: BTreeMap<ValueId, Statistics>,
+}
+
+/// Runs the float `graph` over `samples` and watches the sources of `groups`, each with the observer of its group.
+/// Where nothing is to be watched, no sample is read.
+pub fn calibrate(
+    graph: &Graph,
+    groups: &[Group],
+    samples: impl IntoIterator<Item = Result<Sample, quantal_data::Error>>,
+    isa: Isa,
+    threads: usize,
+    progress: &mut dyn Progress,
+) -> Result<Calibration> {
+    let mut calibration = Calibration { samples: 0, observed: BTreeMap::new() };
+    for group in groups {
+        for &v in group.sources.iter().filter(|&&v| graph.value(v).constant.is_none()) {
+            calibration.observed.insert(v, Statistics::new(&group.observer));
+        }
+    }
+    let taps: Vec<ValueId> = calibration.observed.keys().copied().collect();
+    if taps.is_empty() {
+        return Ok(calibration);
+    }
+    let program = compile_observed(graph, Mode::Simulate, isa, &taps).map_err(Error::Compile)?;
+    let mut session = Session::new(program, threads);
+    let samples = samples.into_iter();
+    progress.begin("calibrate", samples.size_hint().1);
+    for sample in samples {
+        let sample = sample?;
+        let mut not_finite = None;
+        let mut look = |v: ValueId, tensor: &quantal_tensor::Tensor| {
+            let statistics = calibration.observed.get_mut(&v).expect("every tap has statistics");
+            if statistics.observe(isa, tensor.as_slice::<f32>()).is_err() {
+                not_finite.get_or_insert(v);
+            }
+        };
+        let ran = session.run_taps(&sample.feeds, &taps, &mut look);
+        let name = || sample.name.escape_debug().to_string();
+        if let Some(v) = not_finite {
+            let tensor = graph.value(v).name.escape_debug().to_string();
+            return Err(Error::ActivationsNotFinite { tensor, sample: name() });
+        }
+        ran.map_err(|cause| Error::Run { sample: name(), cause })?;
+        calibration.samples += 1;
+        progress.step();
+    }
+    progress.done();
+    if calibration.samples == 0 {
+        return Err(Error::NoSamples);
+    }
+    Ok(calibration)
+}
+
+impl Calibration {
+    /// What was seen of a group, and the range that its observer proposes for codes of `levels` steps.
+    pub fn range(&self, graph: &Graph, group: &Group, levels: u32, symmetric: bool) -> Result<(Range, Range)> {
+        let (mut seen, mut chosen) = (group.pinned, group.pinned);
+        let mut widen = |s: Range, c: Range| {
+            seen = Some(seen.map_or(s, |r| r.union(s)));
+            chosen = Some(chosen.map_or(c, |r| r.union(c)));
+        };
+        for &v in &group.sources {
+            if let Some(values) = graph.constant(Some(v)).and_then(|t| t.get::<f32>()) {
+                let range = range_of(Isa::PORTABLE, values).map_err(|NotFinite| {
+                    let tensor = graph.value(v).name.escape_debug().to_string();
+                    Error::ConstantNotFinite { tensor }
+                })?;
+                range.into_iter().for_each(|r| widen(r, r));
+            } else if let Some(statistics) = self.observed.get(&v) {
+                let proposed = statistics.range(&group.observer, levels, symmetric);
+                statistics.seen().zip(proposed).into_iter().for_each(|(s, c)| widen(s, c));
+            }
+        }
+        let nothing = Range { min: 0.0, max: 0.0 };
+        Ok((seen.unwrap_or(nothing), chosen.unwrap_or(nothing)))
+    }
+}

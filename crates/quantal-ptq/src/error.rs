@@ -1,0 +1,104 @@
+//! What can go wrong while deciding, in words that name the field, the tensor or the sample.
+
+/// Why a recipe cannot be used or a model cannot be quantized.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no built-in recipe of that name.
+    #[error("there is no recipe named `{}`", .name.escape_debug())]
+    UnknownPreset {
+        /// The name asked for.
+        name: String,
+    },
+    /// A recipe is not TOML, or not of the right form.
+    #[error("recipe{}: {message}", .line.map_or_else(String::new, |n| format!(", line {n}")))]
+    RecipeText {
+        /// The line, where known.
+        line: Option<usize>,
+        /// What is wrong there.
+        message: String,
+    },
+    /// A number in a recipe lies where it cannot.
+    #[error("recipe: `{field}`: {problem}")]
+    RecipeValue {
+        /// The field, with its table.
+        field: String,
+        /// What it must be, and what was found.
+        problem: String,
+    },
+    /// A weight or another constant holds NaN or an infinity.
+    #[error("the weights `{tensor}` of `{node}` hold NaN or an infinity")]
+    WeightsNotFinite {
+        /// The tensor.
+        tensor: String,
+        /// The node that reads it.
+        node: String,
+    },
+    /// A constant that is added or multiplied holds NaN or an infinity.
+    #[error("the constant `{tensor}` holds NaN or an infinity")]
+    ConstantNotFinite {
+        /// The tensor.
+        tensor: String,
+    },
+    /// The model made NaN or an infinity, or was fed one.
+    #[error("tensor `{tensor}` holds NaN or an infinity in sample `{sample}`")]
+    ActivationsNotFinite {
+        /// The tensor.
+        tensor: String,
+        /// The sample.
+        sample: String,
+    },
+    /// The model holds quantized nodes.
+    #[error("the model is quantized already: `{node}` is a {op}")]
+    AlreadyQuantized {
+        /// The first such node.
+        node: String,
+        /// Its operator.
+        op: String,
+    },
+    /// There was no sample to calibrate with.
+    #[error("there is no calibration sample")]
+    NoSamples,
+    /// A sample cannot be read.
+    #[error(transparent)]
+    Data(#[from] quantal_data::Error),
+    /// The float model cannot be compiled.
+    #[error("the float model cannot be run: {0}")]
+    Compile(quantal_runtime::Error),
+    /// The float model failed on a sample.
+    #[error("sample `{sample}`: {cause}")]
+    Run {
+        /// The sample.
+        sample: String,
+        /// What happened.
+        cause: quantal_runtime::Error,
+    },
+    /// The decisions cannot be written into the graph.
+    #[error(transparent)]
+    Qdq(#[from] quantal_ir::qdq::QdqError),
+}
+
+impl Error {
+    /// What a person can do about it, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::UnknownPreset { .. } => {
+                format!("the recipes are {}; or give the path of a TOML file", crate::recipe::PRESETS.join(", "))
+            }
+            Self::RecipeText { .. } => "a recipe printed by a run shows every field".to_owned(),
+            Self::WeightsNotFinite { .. } | Self::ConstantNotFinite { .. } => {
+                "the model is damaged; export it again".to_owned()
+            }
+            Self::ActivationsNotFinite { .. } => {
+                "check the sample and its preprocessing; leave it out if it is damaged".to_owned()
+            }
+            Self::AlreadyQuantized { .. } => "start from the float model that it was made from".to_owned(),
+            Self::NoSamples => "give a folder with at least one sample".to_owned(),
+            Self::Data(cause) => return cause.hint(),
+            Self::Compile(cause) | Self::Run { cause, .. } => return cause.hint(),
+            Self::RecipeValue { .. } | Self::Qdq(_) => return None,
+        })
+    }
+}
+
+/// The result of deciding.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,184 @@
+//! A histogram that grows, merges, and does not depend on the order of what it saw.
+//!
+//! Bin `i` holds the values in `[i·2^e, (i + 1)·2^e)`, for `i` in `−n … n − 1`. The exponent `e` is the smallest one
+//! whose bins reach the largest magnitude seen, so it follows from the data alone. When it grows by one, neighbours
+//! `2i` and `2i + 1` become bin `i`: exactly the bins that the values would have fallen into, because
+//! `floor(floor(x / 2^e) / 2) = floor(x / 2^(e + 1))` and scaling by a power of two is exact. Exact zeros are counted
+//! apart: every encoding holds them without error.
+
+use crate::observer::Range;
+
+/// The smallest exponent in use: below it `2^−e` is no f32, and no scale would follow from the range anyway.
+const MIN_EXPONENT: i32 = -126;
+
+/// Counts of values in bins of a power-of-two width, on both sides of zero.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Histogram {
+    exponent: i32,
+    /// Bins from `−n` to `n − 1`.
+    counts: Vec<u64>,
+    zeros: u64,
+    /// Smallest and largest value seen.
+    seen: Option<Range>,
+}
+
+impl Histogram {
+    /// An empty histogram with `bins` bins on each side of zero; at least half of one side is in use once a value other
+    /// than zero was seen.
+    pub fn new(bins: usize) -> Self {
+        Self { exponent: MIN_EXPONENT, counts: vec![0; 2 * bins.max(1)], zeros: 0, seen: None }
+    }
+
+    fn side(&self) -> usize {
+        self.counts.len() / 2
+    }
+
+    /// Adds values that are all finite and lie in `range`.
+    pub fn add(&mut self, values: &[f32], range: Range) {
+        self.grow_to(range);
+        // In f64, no f32 scaled by a power of two is rounded: a tiny negative value must not become zero.
+        let (side, inverse) = (self.side() as i32, 2.0_f64.powi(-self.exponent));
+        let last = self.counts.len() - 1;
+        let mut zeros = 0;
+        for &x in values {
+            if x == 0.0 {
+                zeros += 1;
+            } else {
+                let bin = ((f64::from(x) * inverse).floor() as i32 + side) as usize;
+                self.counts[bin.min(last)] += 1;
+            }
+        }
+        self.zeros += zeros;
+    }
+
+    /// Adds all that `other` saw. Both have the same number of bins.
+    pub fn merge(&mut self, other: &Self) {
+        let Some(range) = other.seen else { return };
+        self.grow_to(range);
+        let mut other = other.clone();
+        other.grow_to(self.seen.unwrap_or(range));
+        for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
+            *mine += theirs;
+        }
+        self.zeros += other.zeros;
+    }
+
+    fn grow_to(&mut self, range: Range) {
+        let seen = self.seen.map_or(range, |s| s.union(range));
+        self.seen = Some(seen);
+        let magnitude = f64::from(seen.max).max(-f64::from(seen.min));
+        let side = self.side();
+        while magnitude >= side as f64 * 2.0_f64.powi(self.exponent) {
+            let halved = |i: usize| (i as i64 - side as i64).div_euclid(2) + side as i64;
+            let mut counts = vec![0; self.counts.len()];
+            for (i, n) in self.counts.iter().enumerate() {
+                counts[halved(i) as usize] += n;
+            }
+            self.counts = counts;
+            self.exponent += 1;
+        }
+    }
+
+    /// Smallest and largest value seen; `None` before the first.
+    pub fn seen(&self) -> Option<Range> {
+        self.seen
+    }
+
+    /// Width of a bin.
+    pub fn width(&self) -> f64 {
+        2.0_f64.powi(self.exponent)
+    }
+
+    /// Number of exact zeros.
+    pub fn zeros(&self) -> u64 {
+        self.zeros
+    }
+
+    /// Number of values.
+    pub fn total(&self) -> u64 {
+        self.zeros + self.counts.iter().sum::<u64>()
+    }
+
+    /// The bins that hold something, from the lowest: lower edge and count.
+    pub fn bins(&self) -> impl DoubleEndedIterator<Item = (f64, u64)> {
+        let (side, width) = (self.side() as i64, self.width());
+        let filled = self.counts.iter().enumerate().filter(|(_, n)| **n > 0);
+        filled.map(move |(i, n)| ((i as i64 - side) as f64 * width, *n))
+    }
+
+    /// Counts of magnitudes: bin `i` holds the values with `i·width ≤ |x| < (i + 1)·width` (on the negative side, the
+    /// lower end out and the upper in), zeros left out.
+    pub fn magnitudes(&self) -> Vec<u64> {
+        let side = self.side();
+        (0..side).map(|i| self.counts[side + i] + self.counts[side - 1 - i]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observer::range_of;
+
+    fn of(values: &[f32]) -> Histogram {
+        let mut h = Histogram::new(64);
+        if let Some(range) = range_of(quantal_kernels::Isa::PORTABLE, values).unwrap() {
+            h.add(values, range);
+        }
+        h
+    }
+
+    /// Magnitudes over many powers of two, both signs, zeros, bin edges, extremes.
+    fn values() -> Vec<f32> {
+        let mut state = 1_u32;
+        let mut values: Vec<f32> = (0..2000)
+            .map(|i| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state as f32 / 2.0_f32.powi(31) - 1.0) * 2.0_f32.powi(i % 30 - 10)
+            })
+            .collect();
+        values.extend([0.0, -0.0, 1.0, -1.0, 64.0, -64.0, 1e-45, -1e-45, 3e30, -1e-30]);
+        values
+    }
+
+    #[test]
+    fn order_and_splits_do_not_show() {
+        let values = values();
+        let whole = of(&values);
+        let mut reversed = values.clone();
+        reversed.reverse();
+        assert_eq!(of(&reversed), whole);
+        let mut one_by_one = Histogram::new(64);
+        reversed.iter().for_each(|&x| one_by_one.add(&[x], Range { min: x, max: x }));
+        assert_eq!(one_by_one, whole);
+        for at in [0, 1, 700, 2005] {
+            let (mut a, b) = (of(&values[..at]), of(&values[at..]));
+            let mut b_first = b.clone();
+            b_first.merge(&a);
+            a.merge(&b);
+            assert_eq!(a, whole);
+            assert_eq!(b_first, whole);
+        }
+    }
+
+    #[test]
+    fn every_value_lies_in_its_bin() {
+        let values: Vec<f32> = values().into_iter().filter(|x| x.abs() < 1e6).collect();
+        let h = of(&values);
+        let w = h.width();
+        let mut total = h.zeros();
+        for (low, n) in h.bins() {
+            let inside = values.iter().filter(|&&x| x != 0.0 && low <= f64::from(x) && f64::from(x) < low + w);
+            assert_eq!(inside.count() as u64, n, "bin at {low}");
+            total += n;
+        }
+        assert_eq!(total, values.len() as u64);
+        assert_eq!(h.total(), total);
+    }
+
+    #[test]
+    fn at_least_half_of_a_side_is_in_use() {
+        let h = of(&[-3.0, 5.0]);
+        assert!(5.0 / h.width() >= 32.0 && 5.0 / h.width() < 64.0);
+        assert_eq!(h.magnitudes().iter().sum::<u64>(), 2);
+    }
+}

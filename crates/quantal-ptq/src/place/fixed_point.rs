@@ -1,0 +1,112 @@
+//! Which nodes run in integers: all products with weights, and those around them that can stay in codes.
+//!
+//! A node that only could run in integers does so if all of its data comes as codes and somebody takes its result as
+//! codes. Both depend on its neighbours, so the largest set of nodes that agrees with itself is found by starting with
+//! every candidate and taking away until nothing changes.
+
+use super::form::{self, Form, Kind, NoForm};
+use super::fuse::Fused;
+use crate::recipe::Recipe;
+use quantal_ir::graph::Uses;
+use quantal_ir::{Graph, NodeId, ValueId};
+use std::collections::BTreeMap;
+
+/// The nodes that run in integers, and why the others do not.
+pub(super) struct Chosen {
+    /// Integer nodes and their forms.
+    pub(super) integer: BTreeMap<NodeId, Form>,
+    /// Nodes that stay in float: why, and whether the operator could have run in integers.
+    pub(super) float: BTreeMap<NodeId, (String, bool)>,
+}
+
+/// The forms of all nodes that have one and that the recipe does not leave in float.
+pub(super) fn candidates(graph: &Graph, recipe: &Recipe) -> Chosen {
+    let mut chosen = Chosen { integer: BTreeMap::new(), float: BTreeMap::new() };
+    for (id, node) in graph.nodes() {
+        match form::of(graph, node) {
+            Ok(_) if recipe.override_of(&node.name).is_some_and(|o| o.fallback) => {
+                chosen.float.insert(id, ("the recipe says so".to_owned(), true));
+            }
+            Ok(form) => {
+                chosen.integer.insert(id, form);
+            }
+            Err(NoForm::Nothing) => {}
+            Err(NoForm::Float(why)) => {
+                chosen.float.insert(id, (why, false));
+            }
+        }
+    }
+    chosen
+}
+
+/// Takes away candidates until those that are left agree.
+pub(super) fn shrink(graph: &Graph, uses: &Uses, fused: &Fused, chosen: &mut Chosen) {
+    let order: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
+    loop {
+        // Forwards for what is read and backwards for who reads: a chain falls in one sweep.
+        let mut changed = false;
+        for &id in &order {
+            let why = float_input(graph, uses, chosen, id);
+            changed |= drop(chosen, id, why);
+        }
+        for &id in order.iter().rev() {
+            let why = unread(graph, uses, fused, chosen, id);
+            changed |= drop(chosen, id, why);
+        }
+        if !changed {
+            return;
+        }
+    }
+}
+
+fn drop(chosen: &mut Chosen, id: NodeId, why: Option<String>) -> bool {
+    let Some(why) = why else { return false };
+    chosen.integer.remove(&id);
+    chosen.float.insert(id, (why, true));
+    true
+}
+
+/// The data inputs that decide whether a node may run in integers; empty for those that always do.
+fn optional(chosen: &Chosen, id: NodeId) -> Option<(&[ValueId], Kind)> {
+    match chosen.integer.get(&id)? {
+        Form::Weighted(_) => None,
+        Form::Optional { data, kind } => Some((data, *kind)),
+    }
+}
+
+fn float_input(graph: &Graph, uses: &Uses, chosen: &Chosen, id: NodeId) -> Option<String> {
+    let (data, kind) = optional(chosen, id)?;
+    let mut variable = data.iter().filter(|&&v| graph.value(v).constant.is_none()).peekable();
+    if variable.peek().is_none() {
+        return Some("all of its inputs are constants".to_owned());
+    }
+    variable.find_map(|&v| {
+        let name = graph.value(v).name.escape_debug();
+        match uses.producer(v) {
+            Some(p) if chosen.integer.contains_key(&p) => None,
+            Some(p) => Some(format!("its input `{name}` comes in float from `{}`", graph.node(p).name.escape_debug())),
+            // Moving the codes of an input costs less than moving its floats.
+            None if kind == Kind::Moves => None,
+            None => Some(format!("its input `{name}` is fed in float")),
+        }
+    })
+}
+
+fn unread(graph: &Graph, uses: &Uses, fused: &Fused, chosen: &Chosen, id: NodeId) -> Option<String> {
+    optional(chosen, id)?;
+    if fused.is_mandatory(id, chosen) {
+        return None;
+    }
+    let mut outputs = graph.node(id).outputs.iter().copied().flatten();
+    let read = outputs.any(|v| uses.readers(v).iter().any(|r| reads_codes(chosen, *r, v)));
+    (!read).then(|| "nothing that reads its result runs in integers".to_owned())
+}
+
+/// Whether an integer node reads a value as data.
+pub(super) fn reads_codes(chosen: &Chosen, reader: NodeId, v: ValueId) -> bool {
+    match chosen.integer.get(&reader) {
+        None => false,
+        Some(Form::Weighted(w)) => w.data == v,
+        Some(Form::Optional { data, .. }) => data.contains(&v),
+    }
+}

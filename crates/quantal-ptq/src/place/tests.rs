@@ -1,0 +1,298 @@
+use super::*;
+use quantal_ir::{Attr, Attrs, Dim, Node, Op};
+use quantal_tensor::{DType, Granularity, Tensor};
+
+/// Builds small graphs; values are named after the node that makes them.
+pub(crate) struct Build {
+    pub(crate) graph: Graph,
+}
+
+impl Build {
+    pub(crate) fn new() -> Self {
+        let mut graph = Graph::default();
+        graph.opsets.insert(String::new(), 17);
+        Self { graph }
+    }
+
+    pub(crate) fn input(&mut self, name: &str, shape: &[usize]) -> ValueId {
+        let dims = shape.iter().map(|&d| Dim::Known(d)).collect();
+        let v = self.graph.add_value(name, Some(DType::F32), Some(dims));
+        self.graph.inputs.push(v);
+        v
+    }
+
+    /// Numbers in −1 … 1 that differ from one another.
+    pub(crate) fn constant(&mut self, name: &str, shape: &[usize]) -> ValueId {
+        let n: usize = shape.iter().product();
+        let values: Vec<f32> = (0..n).map(|i| ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0).collect();
+        self.graph.add_constant(name, Tensor::from_slice(shape, &values).unwrap())
+    }
+
+    pub(crate) fn scalar(&mut self, x: f32) -> ValueId {
+        self.graph.add_constant("scalar", Tensor::scalar(x).unwrap())
+    }
+
+    pub(crate) fn node(&mut self, op: Op, inputs: &[ValueId], attrs: Attrs) -> ValueId {
+        self.named(op, op.name(), inputs, attrs)
+    }
+
+    pub(crate) fn named(&mut self, op: Op, name: &str, inputs: &[ValueId], attrs: Attrs) -> ValueId {
+        let y = self.graph.add_value(name, Some(DType::F32), None);
+        let name = self.graph.value(y).name.to_string();
+        let inputs = inputs.iter().map(|&v| Some(v)).collect();
+        self.graph.add_node(Node::new(op, &name, inputs, vec![y], attrs));
+        y
+    }
+
+    pub(crate) fn unary(&mut self, op: Op, x: ValueId) -> ValueId {
+        self.node(op, &[x], Attrs::new())
+    }
+
+    pub(crate) fn binary(&mut self, op: Op, a: ValueId, b: ValueId) -> ValueId {
+        self.node(op, &[a, b], Attrs::new())
+    }
+
+    /// A 1×1 convolution from and to `channels`, without a bias.
+    pub(crate) fn conv(&mut self, x: ValueId, channels: usize) -> ValueId {
+        let w = self.constant("w", &[channels, channels, 1, 1]);
+        self.binary(Op::Conv, x, w)
+    }
+
+    pub(crate) fn matmul(&mut self, x: ValueId, n: usize) -> ValueId {
+        let w = self.constant("w", &[n, n]);
+        self.binary(Op::MatMul, x, w)
+    }
+
+    fn place(mut self, outputs: &[ValueId]) -> Placed {
+        self.graph.outputs = outputs.to_vec();
+        let placement = place(&self.graph, &Recipe::default()).unwrap();
+        Placed { graph: self.graph, placement }
+    }
+}
+
+struct Placed {
+    graph: Graph,
+    placement: Placement,
+}
+
+impl Placed {
+    /// The activations that have an encoding, in order of their making.
+    fn encoded(&self) -> Vec<&str> {
+        let weights: Vec<ValueId> = self.placement.products.iter().map(|p| p.weighted.weight).collect();
+        let activations = self.placement.plan.encodings.keys().filter(|v| !weights.contains(v));
+        activations.map(|&v| &*self.graph.value(v).name).collect()
+    }
+
+    fn verdict(&self, node: &str) -> Verdict {
+        self.placement.decisions.iter().find(|d| &*d.name == node).unwrap().verdict
+    }
+
+    fn why(&self, node: &str) -> &str {
+        &self.placement.decisions.iter().find(|d| &*d.name == node).unwrap().why
+    }
+
+    fn group(&self, v: ValueId) -> &Group {
+        self.placement.groups.iter().find(|g| g.members.contains(&v)).unwrap()
+    }
+}
+
+#[test]
+fn residual_block_keeps_clamps_inside_and_the_classifier_in_float() {
+    let mut b = Build::new();
+    let x = b.input("x", &[1, 8, 4, 4]);
+    let a = b.conv(x, 8);
+    let a = b.unary(Op::Relu, a);
+    let c = b.conv(a, 8);
+    let sum = b.binary(Op::Add, c, a);
+    let sum = b.unary(Op::Relu, sum);
+    let mean = b.unary(Op::GlobalAveragePool, sum);
+    let flat = b.unary(Op::Flatten, mean);
+    let (w, bias) = (b.constant("w", &[8, 8]), b.constant("bias", &[8]));
+    let y = b.node(Op::Gemm, &[flat, w, bias], Attrs::new());
+    let soft = b.unary(Op::Softmax, y);
+    let p = b.place(&[soft]);
+    assert_eq!(p.encoded(), ["x", "Relu", "Conv_1", "Relu_1", "GlobalAveragePool", "Flatten"]);
+    assert_eq!(p.verdict("Relu_1"), Verdict::Fused(p.graph.nodes().nth(3).unwrap().0));
+    assert_eq!(p.verdict("Add"), Verdict::Integer);
+    assert_eq!(p.verdict("Softmax"), Verdict::Float);
+    assert!(p.why("Softmax").contains("nothing that reads"), "{}", p.why("Softmax"));
+    assert!(p.placement.plan.fallback.len() == 1);
+    // The pool has qparams of its own; Flatten moves what it made.
+    assert_eq!(p.group(flat).members, [mean, flat]);
+    assert_eq!(p.group(flat).sources, [mean]);
+    assert_eq!(p.placement.products[2].weighted.bias, Some(bias));
+}
+
+#[test]
+fn squeeze_and_excite_stays_in_integers_and_swish_is_one_table() {
+    let mut b = Build::new();
+    let x = b.input("x", &[1, 8, 4, 4]);
+    let c = b.conv(x, 8);
+    let s = b.unary(Op::Sigmoid, c);
+    let swish = b.binary(Op::Mul, c, s);
+    let pooled = b.unary(Op::GlobalAveragePool, swish);
+    let squeezed = b.conv(pooled, 8);
+    let gate = b.named(Op::Sigmoid, "gate", &[squeezed], Attrs::new());
+    let gated = b.named(Op::Mul, "gated", &[swish, gate], Attrs::new());
+    let y = b.conv(gated, 8);
+    let p = b.place(&[y]);
+    assert_eq!(p.encoded(), ["x", "Conv", "Mul", "GlobalAveragePool", "Conv_1", "gate", "gated", "Conv_2"]);
+    let gate = p.group(gate);
+    assert_eq!((gate.pinned, gate.sources.len()), (Some(crate::observer::Range { min: 0.0, max: 1.0 }), 0));
+}
+
+#[test]
+fn transformer_block_keeps_norms_masks_and_residuals_in_float() {
+    let mut b = Build::new();
+    let x = b.input("x", &[1, 4, 8]);
+    let mask = b.input("mask", &[1, 1, 4]);
+    let (gamma, beta) = (b.constant("gamma", &[8]), b.constant("beta", &[8]));
+    let norm = b.node(Op::LayerNormalization, &[x, gamma, beta], Attrs::new());
+    let q = b.matmul(norm, 8);
+    let bias = b.constant("bias", &[8]);
+    let q = b.named(Op::Add, "q", &[bias, q], Attrs::new());
+    let k = b.matmul(norm, 8);
+    let k = b.unary(Op::Transpose, k);
+    let scores = b.named(Op::MatMul, "scores", &[q, k], Attrs::new());
+    let masked = b.named(Op::Add, "masked", &[scores, mask], Attrs::new());
+    let soft = b.unary(Op::Softmax, masked);
+    let v = b.matmul(norm, 8);
+    let mixed = b.named(Op::MatMul, "mixed", &[soft, v], Attrs::new());
+    let out = b.matmul(mixed, 8);
+    let residual = b.named(Op::Add, "residual", &[out, x], Attrs::new());
+    // Gelu, written out.
+    let up = b.named(Op::MatMul, "up", &[residual, gamma], Attrs::new());
+    let up = b.matmul(up, 8);
+    let root = b.scalar(1.414);
+    let scaled = b.binary(Op::Div, up, root);
+    let erf = b.unary(Op::Erf, scaled);
+    let one = b.scalar(1.0);
+    let plus = b.named(Op::Add, "plus", &[erf, one], Attrs::new());
+    let product = b.binary(Op::Mul, up, plus);
+    let half = b.scalar(0.5);
+    let gelu = b.named(Op::Mul, "gelu", &[product, half], Attrs::new());
+    let down = b.named(Op::MatMul, "down", &[gelu, half], Attrs::new());
+    let last = b.matmul(gelu, 8);
+    let p = b.place(&[last, down]);
+    // Values into products with weights, and the two ends of the Gelu: nothing else.
+    assert_eq!(p.encoded(), ["LayerNormalization", "mixed", "up", "MatMul_4", "gelu"]);
+    assert_eq!(p.verdict("q"), Verdict::Fused(p.graph.nodes().nth(1).unwrap().0));
+    for node in ["scores", "masked", "Softmax", "mixed", "residual", "Transpose"] {
+        assert_eq!(p.verdict(node), Verdict::Float, "{node}");
+    }
+    assert!(p.why("masked").contains("`mask`"), "{}", p.why("masked"));
+    assert_eq!(p.verdict("Erf"), Verdict::Integer);
+}
+
+#[test]
+fn unmasked_attention_runs_in_integers_throughout() {
+    let mut b = Build::new();
+    let x = b.input("x", &[1, 4, 8]);
+    let (q, k, v) = (b.matmul(x, 8), b.matmul(x, 8), b.matmul(x, 8));
+    let k = b.unary(Op::Transpose, k);
+    let scores = b.named(Op::MatMul, "scores", &[q, k], Attrs::new());
+    let soft = b.unary(Op::Softmax, scores);
+    let mixed = b.named(Op::MatMul, "mixed", &[soft, v], Attrs::new());
+    let y = b.matmul(mixed, 8);
+    let p = b.place(&[y]);
+    assert_eq!(
+        p.encoded(),
+        ["x", "MatMul", "MatMul_1", "MatMul_2", "Transpose", "scores", "Softmax", "mixed"],
+        "the result itself leaves as floats"
+    );
+}
+
+#[test]
+fn concat_shares_with_parts_that_nobody_else_reads() {
+    let mut b = Build::new();
+    let x = b.input("x", &[1, 8, 4, 4]);
+    let a = b.conv(x, 8);
+    let c = b.conv(x, 8);
+    let pooled = b.unary(Op::MaxPool, c);
+    let up = b.unary(Op::Resize, pooled);
+    let cat = b.node(Op::Concat, &[a, up, c], Attrs::new().with("axis", Attr::Int(1)));
+    let w = b.constant("w", &[8, 24, 1, 1]);
+    let y = b.binary(Op::Conv, cat, w);
+    let p = b.place(&[y]);
+    // `c` is in through the pool; it is moved, so all hold the same values.
+    assert_eq!(p.group(cat).members, [a, c, pooled, up, cat]);
+    assert_eq!(p.group(cat).sources, [a, c]);
+
+    let mut b = Build::new();
+    let x = b.input("x", &[1, 8, 4, 4]);
+    let a = b.conv(x, 8);
+    let c = b.conv(a, 8);
+    let cat = b.node(Op::Concat, &[a, c], Attrs::new().with("axis", Attr::Int(1)));
+    let w = b.constant("w", &[8, 16, 1, 1]);
+    let y = b.binary(Op::Conv, cat, w);
+    let p = b.place(&[y]);
+    assert_eq!(p.group(cat).members, [c, cat], "`a` has another reader and keeps its scale");
+    assert_eq!(p.group(cat).sources, [c, cat], "the part from `a` is seen in the whole");
+}
+
+#[test]
+fn moving_an_input_is_done_on_codes_but_not_computing_on_it() {
+    let mut b = Build::new();
+    let x = b.input("x", &[1, 8, 4, 4]);
+    let moved = b.unary(Op::Transpose, x);
+    let y = b.conv(moved, 8);
+    let p = b.place(&[y]);
+    assert_eq!(p.encoded(), ["x", "Transpose", "Conv"]);
+
+    let mut b = Build::new();
+    let x = b.input("x", &[1, 8, 4, 4]);
+    let scale = b.constant("scale", &[8, 1, 1]);
+    let scaled = b.binary(Op::Mul, x, scale);
+    let y = b.conv(scaled, 8);
+    let p = b.place(&[y]);
+    assert_eq!(p.encoded(), ["Mul", "Conv"]);
+}
+
+#[test]
+fn weights_have_a_scale_for_each_output_channel_where_they_can() {
+    let mut b = Build::new();
+    let x = b.input("x", &[4, 8]);
+    let shared = b.constant("shared", &[8, 8]);
+    let transposed = Attrs::new().with("transB", Attr::Int(1));
+    let a = b.node(Op::Gemm, &[x, shared], transposed.clone());
+    let c = b.node(Op::Gemm, &[x, shared], Attrs::new());
+    let own = b.constant("own", &[8, 8]);
+    let d = b.node(Op::Gemm, &[a, own], transposed);
+    let deep = b.constant("deep", &[2, 8, 8]);
+    let e = b.binary(Op::MatMul, a, deep);
+    let p = b.place(&[c, d, e]);
+    let granularity = |v| p.placement.plan.encodings[&v].scheme.granularity;
+    assert_eq!(granularity(own), Granularity::PerChannel { axis: 0 });
+    assert_eq!(granularity(shared), Granularity::PerTensor, "its readers disagree on the axis");
+    assert_eq!(granularity(deep), Granularity::PerTensor);
+}
+
+#[test]
+fn exceptions_of_the_recipe_are_kept() {
+    let mut b = Build::new();
+    let x = b.input("x", &[1, 8, 4, 4]);
+    let a = b.conv(x, 8);
+    let c = b.conv(a, 8);
+    let d = b.conv(c, 8);
+    b.graph.outputs = vec![d];
+    let recipe = Recipe::from_toml(
+        "[[overrides]]\nnode = \"Conv_2\"\nfallback = true\n\
+         [[overrides]]\nnode = \"Conv*\"\nstorage = \"s8\"\nobserver = { kind = \"mse\", bins = 2048 }",
+    )
+    .unwrap();
+    let p = place(&b.graph, &recipe).unwrap();
+    let encoded: Vec<ValueId> = p.groups.iter().flat_map(|g| g.members.clone()).collect();
+    assert_eq!(encoded, [x, a, c]);
+    assert_eq!(p.plan.encodings[&a].scheme.qmin, -128);
+    assert_eq!(p.plan.encodings[&x].scheme.qmin, 0);
+    assert_eq!(p.groups[1].observer.name(), "mse");
+    assert_eq!(p.decisions[2].why, "the recipe says so");
+}
+
+#[test]
+fn a_quantized_model_is_refused() {
+    let mut b = Build::new();
+    let x = b.input("x", &[1]);
+    b.node(Op::QuantizeLinear, &[x, x], Attrs::new());
+    assert!(matches!(place(&b.graph, &Recipe::default()), Err(Error::AlreadyQuantized { .. })));
+}

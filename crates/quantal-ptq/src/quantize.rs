@@ -1,0 +1,88 @@
+//! The whole way from a float graph to a QDQ graph: place, calibrate, scale, write.
+
+use crate::calibrate::calibrate;
+use crate::error::Result;
+use crate::observer::Range;
+use crate::place::{Decision, place};
+use crate::progress::Progress;
+use crate::recipe::Recipe;
+use crate::weights::set_weights;
+use quantal_data::Sample;
+use quantal_ir::qdq::insert_qdq;
+use quantal_ir::{Graph, Params, QuantPlan, ValueId};
+use quantal_kernels::Isa;
+use quantal_tensor::QParams;
+use std::sync::Arc;
+
+/// A quantized model and how it came about.
+#[derive(Clone, Debug)]
+pub struct Quantized {
+    /// The QDQ graph.
+    pub graph: Graph,
+    /// What it was written from; ids are those of the float graph.
+    pub plan: QuantPlan,
+    /// One decision for each node of the float graph.
+    pub decisions: Vec<Decision>,
+    /// What calibration saw.
+    pub calibration: CalibrationSummary,
+}
+
+/// What calibration saw and chose.
+#[derive(Clone, Debug)]
+pub struct CalibrationSummary {
+    /// Number of samples that were run; 0 if there was nothing to watch.
+    pub samples: usize,
+    /// The range of each activation that has an encoding.
+    pub ranges: Vec<ChosenRange>,
+}
+
+/// The range of one activation.
+#[derive(Clone, Debug)]
+pub struct ChosenRange {
+    /// The value, in the float graph.
+    pub value: ValueId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Smallest and largest value seen, of all values that share its encoding.
+    pub seen: Range,
+    /// The range that its codes cover.
+    pub chosen: Range,
+}
+
+/// Quantizes a float graph in its canonical form ([`quantal_ir::passes::canonicalize`]). How many samples are given, and
+/// which, is the caller's choice; [`Recipe::calibration`] says what was asked for.
+pub fn quantize(
+    graph: &Graph,
+    samples: impl IntoIterator<Item = Result<Sample, quantal_data::Error>>,
+    recipe: &Recipe,
+    isa: Isa,
+    threads: usize,
+    progress: &mut dyn Progress,
+) -> Result<Quantized> {
+    recipe.check()?;
+    let placement = place(graph, recipe)?;
+    let mut plan = placement.plan;
+    let calibration = calibrate(graph, &placement.groups, samples, isa, threads, progress)?;
+    let mut ranges = Vec::new();
+    for group in &placement.groups {
+        let scheme = plan.encodings[&group.members[0]].scheme;
+        let levels = scheme.qmax.abs_diff(scheme.qmin);
+        let (seen, chosen) = calibration.range(graph, group, levels, scheme.symmetric)?;
+        let (scale, zero_point) =
+            scheme.params_of_range(chosen.min, chosen.max).expect("observers refuse what is not finite");
+        for &value in &group.members {
+            let encoding = plan.encodings.get_mut(&value).expect("every member of a group has an encoding");
+            encoding.params = Params::Static(QParams::per_tensor(scale, zero_point));
+            encoding.why.push_str(&format!("; {} of {} to {}", group.observer.name(), seen.min, seen.max));
+            ranges.push(ChosenRange { value, name: Arc::clone(&graph.value(value).name), seen, chosen });
+        }
+    }
+    ranges.sort_by_key(|r| r.value);
+    set_weights(graph, &placement.products, &mut plan)?;
+    let graph = insert_qdq(graph, &plan)?;
+    let calibration = CalibrationSummary { samples: calibration.samples, ranges };
+    Ok(Quantized { graph, plan, decisions: placement.decisions, calibration })
+}
+
+#[cfg(test)]
+mod tests;

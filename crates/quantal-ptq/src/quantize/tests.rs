@@ -1,0 +1,99 @@
+use super::*;
+use crate::place::tests::Build;
+use crate::{Error, Silent};
+use quantal_ir::Op;
+use quantal_runtime::{Mode, Session, compile};
+use quantal_tensor::stats::SqnrSums;
+use quantal_tensor::{Tensor, arith};
+
+fn sample(name: usize, x: Vec<f32>) -> Result<Sample, quantal_data::Error> {
+    let tensor = Tensor::from_slice(&[1, 8, x.len() / 8, 1], &x).unwrap();
+    Ok(Sample { name: format!("sample {name}"), feeds: vec![("x".into(), tensor)], label: None })
+}
+
+fn samples(n: usize) -> Vec<Vec<f32>> {
+    (0..n).map(|s| (0..64).map(|i| (((s * 64 + i) * 2741 + 97) % 4093) as f32 / 1023.0 - 1.5).collect()).collect()
+}
+
+/// Two convolutions with a residual, and a product at the end.
+fn model() -> Graph {
+    let mut b = Build::new();
+    let x = b.input("x", &[1, 8, 8, 1]);
+    let a = b.conv(x, 8);
+    let a = b.unary(Op::Relu, a);
+    let c = b.conv(a, 8);
+    let sum = b.binary(Op::Add, c, a);
+    let sum = b.unary(Op::Relu, sum);
+    let mean = b.unary(Op::GlobalAveragePool, sum);
+    let flat = b.unary(Op::Flatten, mean);
+    let y = b.matmul(flat, 8);
+    b.graph.outputs = vec![y];
+    b.graph
+}
+
+fn run(graph: &Graph, mode: Mode, feeds: &[(String, Tensor)]) -> Vec<f32> {
+    let mut session = Session::new(compile(graph, mode, Isa::PORTABLE).unwrap(), 1);
+    session.run(feeds).unwrap().remove(0).1.as_slice::<f32>().to_vec()
+}
+
+fn quantized(graph: &Graph, data: &[Vec<f32>], recipe: &Recipe) -> Result<Quantized> {
+    let samples = data.iter().enumerate().map(|(i, x)| sample(i, x.clone()));
+    quantize(graph, samples, recipe, Isa::PORTABLE, 1, &mut Silent)
+}
+
+#[test]
+fn a_quantized_model_is_near_its_float_model() {
+    let (graph, data) = (model(), samples(6));
+    for text in ["", "[observer]\nkind = \"mse\"\nbins = 2048", "[observer]\nkind = \"percentile\"\npercent = 100.0"] {
+        let q = quantized(&graph, &data, &Recipe::from_toml(text).unwrap()).unwrap();
+        assert_eq!(q.calibration.samples, 6);
+        let mut noise = SqnrSums::default();
+        for (i, x) in data.iter().enumerate() {
+            let feeds = sample(i, x.clone()).unwrap().feeds;
+            noise.add(&run(&graph, Mode::Simulate, &feeds), &run(&q.graph, Mode::Simulate, &feeds));
+        }
+        assert!(noise.db() > 25.0, "{text}: {} dB", noise.db());
+    }
+}
+
+#[test]
+fn the_range_of_an_input_is_what_was_fed() {
+    let data = samples(5);
+    let q = quantized(&model(), &data, &Recipe::default()).unwrap();
+    let x = &q.calibration.ranges[0];
+    let all = data.concat();
+    let (min, max) = all.iter().fold((0.0_f32, 0.0_f32), |(a, b), &v| (a.min(v), b.max(v)));
+    assert_eq!((&*x.name, x.chosen.min, x.chosen.max), ("x", min, max));
+    let (scale, zero_point) = arith::range_to_qparams(min, max, 0, 255, false).unwrap();
+    assert_eq!(q.plan.encodings[&x.value].qparams(), Some(&QParams::per_tensor(scale, zero_point)));
+}
+
+#[test]
+fn the_order_of_samples_does_not_show() {
+    let (graph, mut data) = (model(), samples(7));
+    for text in
+        ["", "[observer]\nkind = \"moving_average\"", "[observer]\nkind = \"entropy\"\nbins = 2048\nlevels = 128"]
+    {
+        let recipe = Recipe::from_toml(text).unwrap();
+        let once = quantized(&graph, &data, &recipe).unwrap().plan;
+        data.reverse();
+        data.swap(1, 4);
+        assert_eq!(quantized(&graph, &data, &recipe).unwrap().plan, once, "{text}");
+    }
+}
+
+#[test]
+fn data_that_is_not_finite_is_named_and_extremes_work() {
+    let (graph, recipe) = (model(), Recipe::default());
+    let mut data = samples(3);
+    data[1][9] = f32::NAN;
+    let message = quantized(&graph, &data, &recipe).unwrap_err().to_string();
+    assert!(message.contains("`x`") && message.contains("`sample 1`"), "{message}");
+    assert!(matches!(quantized(&graph, &[], &recipe), Err(Error::NoSamples)));
+    for extreme in [vec![0.0; 64], vec![1e-42; 64], vec![-3.5; 64], vec![1e30; 64]] {
+        let q = quantized(&graph, &[extreme], &recipe).unwrap();
+        for encoding in q.plan.encodings.values() {
+            assert!(encoding.qparams().unwrap().scale.iter().all(|s| s.is_normal()));
+        }
+    }
+}

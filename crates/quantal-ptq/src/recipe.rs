@@ -1,0 +1,334 @@
+//! The recipe: every choice of a quantization run in one typed value, as a TOML file.
+//!
+//! A file may leave fields out, which then have the default; a field that does not exist is refused. A recipe is
+//! written with every field, so that a run can be repeated whatever the defaults are by then.
+
+use crate::error::{Error, Result};
+use crate::observer::Observer;
+use quantal_tensor::{Granularity, Scheme, Storage};
+use serde::{Deserialize, Serialize};
+
+/// The version of the recipe format that this program writes and reads.
+pub const VERSION: u32 = 1;
+
+/// The names of the built-in recipes.
+pub const PRESETS: [&str; 1] = ["default"];
+
+/// All choices of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recipe {
+    /// Version of the format: 1.
+    pub version: u32,
+    /// How many samples are seen, and which.
+    pub calibration: Calibration,
+    /// How ranges of activations are chosen.
+    pub observer: Observer,
+    /// How weights are held.
+    pub weights: Weights,
+    /// How activations are held.
+    pub activations: Activations,
+    /// Exceptions, by node name. The first that fits a node counts.
+    pub overrides: Vec<Override>,
+}
+
+/// How many samples calibration sees, and which.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Calibration {
+    /// The most samples that are used.
+    pub samples: usize,
+    /// Which ones are drawn if there are more.
+    pub seed: u64,
+}
+
+/// Who shares the scale of a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightGranularity {
+    /// The whole tensor.
+    PerTensor,
+    /// Each output channel.
+    PerChannel,
+}
+
+/// How weights are held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Weights {
+    /// The type of the codes.
+    #[serde(with = "StorageName")]
+    pub storage: Storage,
+    /// Smallest code in use.
+    pub qmin: i32,
+    /// Largest code in use.
+    pub qmax: i32,
+    /// Whether real 0 is the middle code.
+    pub symmetric: bool,
+    /// Who shares a scale.
+    pub granularity: WeightGranularity,
+}
+
+/// How activations are held: one scale a tensor, all codes of the type.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Activations {
+    /// The type of the codes.
+    #[serde(with = "StorageName")]
+    pub storage: Storage,
+    /// Whether real 0 is the middle code.
+    pub symmetric: bool,
+}
+
+/// An exception for the nodes whose name fits a pattern.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Override {
+    /// A pattern for node names: `*` stands for any run of characters, `?` for one.
+    pub node: String,
+    /// Leave these nodes in float.
+    #[serde(default)]
+    pub fallback: bool,
+    /// Another observer for what these nodes make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observer: Option<Observer>,
+    /// Another type, in its full range, for the codes of what these nodes make.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "OptionalStorage")]
+    pub storage: Option<Storage>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Storage", rename_all = "snake_case")]
+enum StorageName {
+    U8,
+    S8,
+}
+
+/// Serde's `remote` reaches no further than the type itself.
+struct OptionalStorage;
+
+impl OptionalStorage {
+    fn serialize<S: serde::Serializer>(value: &Option<Storage>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match value {
+            Some(storage) => StorageName::serialize(storage, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    fn deserialize<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Option<Storage>, D::Error> {
+        StorageName::deserialize(d).map(Some)
+    }
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            version: VERSION,
+            calibration: Calibration::default(),
+            observer: Observer::MinMax {},
+            weights: Weights::default(),
+            activations: Activations::default(),
+            overrides: Vec::new(),
+        }
+    }
+}
+
+impl Default for Calibration {
+    fn default() -> Self {
+        Self { samples: 256, seed: 0 }
+    }
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        let Scheme { storage, qmin, qmax, symmetric, .. } = Scheme::weight_per_tensor();
+        Self { storage, qmin, qmax, symmetric, granularity: WeightGranularity::PerChannel }
+    }
+}
+
+impl Default for Activations {
+    fn default() -> Self {
+        let Scheme { storage, symmetric, .. } = Scheme::activation();
+        Self { storage, symmetric }
+    }
+}
+
+impl Weights {
+    /// The scheme of a weight whose output channels lie along `axis`; one scale if it is `None`.
+    pub fn scheme(&self, axis: Option<usize>) -> Scheme {
+        let granularity = match (self.granularity, axis) {
+            (WeightGranularity::PerChannel, Some(axis)) => Granularity::PerChannel { axis },
+            (WeightGranularity::PerTensor, _) | (_, None) => Granularity::PerTensor,
+        };
+        Scheme { storage: self.storage, qmin: self.qmin, qmax: self.qmax, symmetric: self.symmetric, granularity }
+    }
+}
+
+impl Activations {
+    /// The scheme of activations.
+    pub fn scheme(&self) -> Scheme {
+        let Self { storage, symmetric } = *self;
+        let (qmin, qmax) = storage.full_range();
+        Scheme { storage, qmin, qmax, symmetric, granularity: Granularity::PerTensor }
+    }
+}
+
+impl Recipe {
+    /// The built-in recipe of that name.
+    pub fn preset(name: &str) -> Result<Self> {
+        match name {
+            "default" => Ok(Self::default()),
+            _ => Err(Error::UnknownPreset { name: name.to_owned() }),
+        }
+    }
+
+    /// Reads a recipe from the text of a TOML file.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        let recipe: Self = toml::from_str(text).map_err(|e| {
+            let line = e.span().map(|s| 1 + text[..s.start.min(text.len())].matches('\n').count());
+            Error::RecipeText { line, message: e.message().trim().replace('\n', ", ") }
+        })?;
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// The recipe as the text of a TOML file, with every field.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a recipe has string keys and no value before a table")
+    }
+
+    /// Whether every number lies where it must.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |field: String, problem: String| Err(Error::RecipeValue { field, problem });
+        if self.version != VERSION {
+            return wrong("version".into(), format!("must be {VERSION}, found {}", self.version));
+        }
+        if self.calibration.samples == 0 {
+            return wrong("calibration.samples".into(), "must be at least 1".into());
+        }
+        let (w, (least, most)) = (&self.weights, self.weights.storage.full_range());
+        if w.qmin < least || w.qmax > most || w.qmin >= w.qmax {
+            let problem = format!("must hold qmin < qmax within {least} to {most}, found {} to {}", w.qmin, w.qmax);
+            return wrong("weights".into(), problem);
+        }
+        // Real 0 must be a code; asymmetric ranges see to it themselves.
+        if w.symmetric && w.storage == Storage::S8 && !(w.qmin < 0 && w.qmax > 0) {
+            return wrong(
+                "weights".into(),
+                format!("symmetric codes must lie around 0, found {} to {}", w.qmin, w.qmax),
+            );
+        }
+        if let Some(problem) = self.observer.problem() {
+            return wrong("observer".into(), problem);
+        }
+        for (i, o) in self.overrides.iter().enumerate() {
+            if let Some(problem) = o.observer.and_then(|o| o.problem()) {
+                return wrong(format!("overrides[{i}].observer"), problem);
+            }
+        }
+        Ok(())
+    }
+
+    /// The first exception that fits a node of that name.
+    pub fn override_of(&self, node: &str) -> Option<&Override> {
+        self.overrides.iter().find(|o| fits(&o.node, node))
+    }
+}
+
+/// Whether `name` fits a pattern of `*` and `?`.
+fn fits(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (mut p, mut n) = (0, 0);
+    // Where the last star stood, and where the name was then: the place to go back to.
+    let mut star = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p, n));
+                p += 1;
+            }
+            Some(&c) if c == '?' || c == name[n] => (p, n) = (p + 1, n + 1),
+            Some(_) | None => match star {
+                Some((at, taken)) => {
+                    star = Some((at, taken + 1));
+                    (p, n) = (at + 1, taken + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|c| *c == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_back_and_names_every_field() {
+        let mut recipe = Recipe::default();
+        let text = recipe.to_toml();
+        assert_eq!(Recipe::from_toml(&text).unwrap(), recipe);
+        for field in ["version", "samples", "seed", "kind", "storage", "qmin", "qmax", "symmetric", "granularity"] {
+            assert!(text.contains(&format!("{field} = ")), "{field} in\n{text}");
+        }
+        recipe.observer = Observer::Percentile { percent: 99.99 };
+        let all = Override {
+            node: "head/*".into(),
+            fallback: true,
+            observer: Some(Observer::Entropy { bins: 2048, levels: 256 }),
+            storage: Some(Storage::S8),
+        };
+        let some = Override { node: "x".into(), fallback: false, observer: None, storage: None };
+        recipe.overrides = vec![all, some];
+        assert_eq!(Recipe::from_toml(&recipe.to_toml()).unwrap(), recipe);
+    }
+
+    #[test]
+    fn what_is_left_out_has_the_default() {
+        let recipe = Recipe::from_toml("[observer]\nkind = \"mse\"\nbins = 2048\n").unwrap();
+        assert_eq!(recipe, Recipe { observer: Observer::Mse { bins: 2048 }, ..Recipe::default() });
+    }
+
+    #[test]
+    fn unknown_fields_and_wrong_values_are_named() {
+        for (text, words) in [
+            ("[calibration]\nsample = 3", "`sample`"),
+            ("speed = 1", "`speed`"),
+            ("[observer]\nkind = \"min_max\"\nbins = 3", "`bins`"),
+            ("[observer]\nkind = \"percentile\"", "percent"),
+            ("[observer]\nkind = \"best\"", "`best`"),
+            ("[observer]\nkind = \"percentile\"\npercent = 0.5", "percent"),
+            ("[weights]\nstorage = \"s4\"", "`s4`"),
+            ("[weights]\nqmin = -300", "weights"),
+            ("[activations]\nqmin = 255", "`qmin`"),
+            ("[[overrides]]\nnode = \"a\"\nfallbck = true", "`fallbck`"),
+            ("version = 9", "version"),
+            ("[calibration]\nsamples = 0", "samples"),
+            ("[calibration]\nsamples = -1", "line 2"),
+        ] {
+            let message = Recipe::from_toml(text).unwrap_err().to_string();
+            assert!(message.contains(words), "{text}: {message}");
+            assert!(!message.contains('\n'), "{message}");
+        }
+        assert!(Recipe::preset("fastest").unwrap_err().hint().unwrap().contains("default"));
+    }
+
+    #[test]
+    fn patterns_fit_as_a_shell_has_them() {
+        for (pattern, name, fit) in [
+            ("", "", true),
+            ("*", "", true),
+            ("/layer1/*", "/layer1/conv/Conv", true),
+            ("*Conv", "/a/Conv/b/Conv", true),
+            ("*Conv", "/a/Conv_1", false),
+            ("a?c", "abc", true),
+            ("a?c", "ac", false),
+            ("a*b*c", "a__b_b_c", true),
+            ("a*b*c", "a__b_b_", false),
+            ("Conv_1", "Conv_12", false),
+        ] {
+            assert_eq!(fits(pattern, name), fit, "{pattern} {name}");
+        }
+    }
+}
