@@ -168,18 +168,22 @@ unsafe fn pairs_by<I: FloatIsa>(isa: I, p: &Pairs, f: impl Fn(I::V, I::V) -> I::
     let (a_same, b_same) = unsafe { ([*p.a; LANES], [*p.b; LANES]) };
     let a = if p.a_step == 0 { a_same.as_ptr() } else { p.a };
     let b = if p.b_step == 0 { b_same.as_ptr() } else { p.b };
-    let whole = p.n - p.n % LANES;
-    let mut i = 0;
-    // SAFETY: whole vectors below n, then the rest; sides of one value are arrays of 16.
-    unsafe {
-        while i < whole {
-            isa.store(p.out.add(i), f(isa.load(a.add(i * p.a_step)), isa.load(b.add(i * p.b_step))));
-            i += LANES;
-        }
-        if i < p.n {
-            let rest = p.n - i;
-            let y = f(isa.load_part(a.add(i * p.a_step), rest), isa.load_part(b.add(i * p.b_step), rest));
-            isa.store_part(p.out.add(i), y, rest);
+    // One place that calls `f`: a function with two of them may not be inlined, and so not compiled for the instruction
+    // set.
+    for i in (0..p.n).step_by(LANES) {
+        let count = LANES.min(p.n - i);
+        let (a, b) = (a.wrapping_add(i * p.a_step), b.wrapping_add(i * p.b_step));
+        // SAFETY: i + count ≤ n; sides of one value are arrays of 16.
+        unsafe {
+            let whole = count == LANES;
+            let (x, y) =
+                if whole { (isa.load(a), isa.load(b)) } else { (isa.load_part(a, count), isa.load_part(b, count)) };
+            let y = f(x, y);
+            if whole {
+                isa.store(p.out.add(i), y);
+            } else {
+                isa.store_part(p.out.add(i), y, count);
+            }
         }
     }
 }

@@ -53,16 +53,18 @@ pub(super) unsafe fn min_max_by<I: FloatIsa>(isa: I, m: &MinMax<'_>) {
         high = isa.select_lt(size, infinity, isa.max(x, high), high);
         finite = isa.bits_add(finite, isa.select_lt(size, infinity, one, zero));
     };
-    let whole = m.x.len() - m.x.len() % LANES;
-    for i in (0..whole).step_by(LANES) {
-        // SAFETY: i + 16 ≤ len.
-        step(unsafe { isa.load(m.x.as_ptr().add(i)) });
-    }
-    if whole < m.x.len() {
+    // One place that calls `step`: a function with two of them is not inlined, and so not compiled for the instruction set
+    // either.
+    for values in m.x.chunks(LANES) {
         let mut last = [f32::NAN; LANES];
-        last[..m.x.len() - whole].copy_from_slice(&m.x[whole..]);
+        let from = if values.len() == LANES {
+            values.as_ptr()
+        } else {
+            last[..values.len()].copy_from_slice(values);
+            last.as_ptr()
+        };
         // SAFETY: 16 values.
-        step(unsafe { isa.load(last.as_ptr()) });
+        step(unsafe { isa.load(from) });
     }
     let lanes = isa.lanes(finite).iter().map(|x| x.to_bits() as usize).sum::<usize>();
     let range = [

@@ -2,7 +2,7 @@
 
 use super::lanes::{FloatIsa, LANES};
 use super::math;
-use super::reduce::across;
+use super::reduce::{Each, Same, across};
 use super::rows::row;
 use super::scratch::Shared;
 use super::unary::Unary;
@@ -101,16 +101,18 @@ pub(super) unsafe fn norm<I: FloatIsa>(isa: I, n: &Norm<'_>) {
 /// # Safety
 /// `from` is good for reading and `to` for writing `n` values.
 #[inline(always)]
-unsafe fn map<I: FloatIsa>(isa: I, from: *const f32, to: *mut f32, n: usize, map: impl Fn(I::V, usize, usize) -> I::V) {
-    let whole = n - n % LANES;
-    // SAFETY: whole vectors below n, then the rest.
-    unsafe {
-        for i in (0..whole).step_by(LANES) {
-            isa.store(to.add(i), map(isa.load(from.add(i)), i, LANES));
-        }
-        if whole < n {
-            let y = map(isa.load_part(from.add(whole), n - whole), whole, n - whole);
-            isa.store_part(to.add(whole), y, n - whole);
+unsafe fn map<I: FloatIsa>(isa: I, from: *const f32, to: *mut f32, n: usize, map: &impl Each<I>) {
+    for i in (0..n).step_by(LANES) {
+        let count = LANES.min(n - i);
+        // SAFETY: i + count ≤ n.
+        unsafe {
+            let x = if count == LANES { isa.load(from.add(i)) } else { isa.load_part(from.add(i), count) };
+            let y = map.of(isa, x, i, count);
+            if count == LANES {
+                isa.store(to.add(i), y);
+            } else {
+                isa.store_part(to.add(i), y, count);
+            }
         }
     }
 }
@@ -119,18 +121,17 @@ unsafe fn map<I: FloatIsa>(isa: I, from: *const f32, to: *mut f32, n: usize, map
 unsafe fn softmax_row<I: FloatIsa>(isa: I, n: &Norm<'_>, log: bool) {
     let len = n.x.len();
     let add = |a, b| isa.add(a, b);
-    let max = isa.splat(across(isa, n.x, f32::NEG_INFINITY, |x| x, &|a, b| isa.max(a, b)));
+    let max = isa.splat(across(isa, n.x, f32::NEG_INFINITY, &Same, &|a, b| isa.max(a, b)));
     // SAFETY: the contract of `norm`; `out` is initialised by the first pass before it is read.
     unsafe {
         if log {
-            let sum = across(isa, n.x, 0.0, |x| math::exp(isa, isa.sub(x, max)), &add);
+            let sum = across(isa, n.x, 0.0, &ExpFrom(max), &add);
             let ln = isa.splat(Unary::Ln.of(sum));
-            map(isa, n.x.as_ptr(), n.out, len, |x, _, _| isa.sub(isa.sub(x, max), ln));
+            map(isa, n.x.as_ptr(), n.out, len, &Less(max, ln));
         } else {
-            map(isa, n.x.as_ptr(), n.out, len, |x, _, _| math::exp(isa, isa.sub(x, max)));
-            let sum = across(isa, std::slice::from_raw_parts(n.out, len), 0.0, |x| x, &add);
-            let sum = isa.splat(sum);
-            map(isa, n.out, n.out, len, |x, _, _| isa.div(x, sum));
+            map(isa, n.x.as_ptr(), n.out, len, &ExpFrom(max));
+            let sum = across(isa, std::slice::from_raw_parts(n.out, len), 0.0, &Same, &add);
+            map(isa, n.out, n.out, len, &Over(isa.splat(sum)));
         }
     }
 }
@@ -139,26 +140,74 @@ unsafe fn softmax_row<I: FloatIsa>(isa: I, n: &Norm<'_>, log: bool) {
 unsafe fn layer_row<I: FloatIsa>(isa: I, n: &Norm<'_>, norm: LayerNorm<'_>) {
     let len = n.x.len() as f32;
     let add = |a, b| isa.add(a, b);
-    let mean = if norm.rms { 0.0 } else { across(isa, n.x, 0.0, |x| x, &add) / len };
+    let mean = if norm.rms { 0.0 } else { across(isa, n.x, 0.0, &Same, &add) / len };
     let mean = isa.splat(mean);
-    let square = |x| {
-        let d = isa.sub(x, mean);
-        isa.mul(d, d)
-    };
-    let variance = across(isa, n.x, 0.0, square, &add) / len;
+    let variance = across(isa, n.x, 0.0, &SquareFrom(mean), &add) / len;
     let inverse = isa.splat(1.0 / (variance + norm.epsilon).sqrt());
-    // SAFETY: the contract of `norm`, for scale and bias too.
-    unsafe {
-        map(isa, n.x.as_ptr(), n.out, n.x.len(), |x, i, count| {
-            let mut y = isa.mul(isa.sub(x, mean), inverse);
-            if let Some(scale) = norm.scale {
-                y = isa.mul(y, isa.load_part(scale.as_ptr().add(i), count));
-            }
-            if let Some(bias) = norm.bias {
-                y = isa.add(y, isa.load_part(bias.as_ptr().add(i), count));
-            }
-            y
-        });
+    // SAFETY: the contract of `norm`.
+    unsafe { map(isa, n.x.as_ptr(), n.out, n.x.len(), &Affine { mean, inverse, norm }) };
+}
+
+/// `e^(x − max)`.
+struct ExpFrom<V>(V);
+/// `x − a − b`.
+struct Less<V>(V, V);
+/// `x / sum`.
+struct Over<V>(V);
+/// `(x − mean)²`.
+struct SquareFrom<V>(V);
+/// `(x − mean)·inverse·scale + bias`. Made by `layer_row` alone: scale and bias have as many values as the row.
+struct Affine<'a, V> {
+    mean: V,
+    inverse: V,
+    norm: LayerNorm<'a>,
+}
+
+impl<I: FloatIsa> Each<I> for ExpFrom<I::V> {
+    #[inline(always)]
+    fn of(&self, isa: I, x: I::V, _: usize, _: usize) -> I::V {
+        math::exp(isa, isa.sub(x, self.0))
+    }
+}
+
+impl<I: FloatIsa> Each<I> for Less<I::V> {
+    #[inline(always)]
+    fn of(&self, isa: I, x: I::V, _: usize, _: usize) -> I::V {
+        isa.sub(isa.sub(x, self.0), self.1)
+    }
+}
+
+impl<I: FloatIsa> Each<I> for Over<I::V> {
+    #[inline(always)]
+    fn of(&self, isa: I, x: I::V, _: usize, _: usize) -> I::V {
+        isa.div(x, self.0)
+    }
+}
+
+impl<I: FloatIsa> Each<I> for SquareFrom<I::V> {
+    #[inline(always)]
+    fn of(&self, isa: I, x: I::V, _: usize, _: usize) -> I::V {
+        let d = isa.sub(x, self.0);
+        isa.mul(d, d)
+    }
+}
+
+impl<I: FloatIsa> Each<I> for Affine<'_, I::V> {
+    #[inline(always)]
+    fn of(&self, isa: I, x: I::V, first: usize, count: usize) -> I::V {
+        let part = |values: &[f32]| {
+            let values = &values[first..first + count];
+            // SAFETY: `count` values.
+            unsafe { isa.load_part(values.as_ptr(), values.len()) }
+        };
+        let mut y = isa.mul(isa.sub(x, self.mean), self.inverse);
+        if let Some(scale) = self.norm.scale {
+            y = isa.mul(y, part(scale));
+        }
+        if let Some(bias) = self.norm.bias {
+            y = isa.add(y, part(bias));
+        }
+        y
     }
 }
 

@@ -86,7 +86,7 @@ pub(super) unsafe fn reduce_axis<I: FloatIsa>(isa: I, a: &Outputs<'_>) {
 #[inline(always)]
 unsafe fn axis_by<I: FloatIsa>(isa: I, a: &Outputs<'_>, start: f32, divisor: f32, join: impl Fn(I::V, I::V) -> I::V) {
     let y = if a.inner == 1 {
-        isa.splat(across(isa, a.x, start, |x| x, &join))
+        isa.splat(across(isa, a.x, start, &Same, &join))
     } else {
         let from = a.x.as_ptr().wrapping_add(a.first);
         // SAFETY: row i < axis of `x`, `count` values from `first`.
@@ -122,27 +122,55 @@ fn blocks<I: FloatIsa>(
     total
 }
 
+/// A function of each vector of a row. Not a closure: a method can be told to be inlined, and only what is inlined is
+/// compiled for the instruction set of the loop around it.
+pub(super) trait Each<I: FloatIsa> {
+    /// Of `x`, whose `count` lanes are values `first …` of the row.
+    fn of(&self, isa: I, x: I::V, first: usize, count: usize) -> I::V;
+}
+
+/// The vector as it is.
+pub(super) struct Same;
+
+impl<I: FloatIsa> Each<I> for Same {
+    #[inline(always)]
+    fn of(&self, _: I, x: I::V, _: usize, _: usize) -> I::V {
+        x
+    }
+}
+
 /// Joins `map` of all values of a row into one: `start` joins to nothing and fills the last vector.
 #[inline(always)]
 pub(super) fn across<I: FloatIsa>(
     isa: I,
     x: &[f32],
     start: f32,
-    map: impl Fn(I::V) -> I::V,
+    map: &impl Each<I>,
     join: &impl Fn(I::V, I::V) -> I::V,
 ) -> f32 {
-    let whole = x.len() / LANES;
-    let p = x.as_ptr();
-    // SAFETY: i < whole, so 16·i + 16 ≤ len.
-    let mut total = blocks(isa, whole, start, join, |i| map(unsafe { isa.load(p.add(i * LANES)) }));
-    let rest = x.len() % LANES;
-    if rest > 0 {
-        // SAFETY: `rest` values remain.
-        let last = isa.lanes(map(unsafe { isa.load_part(p.add(whole * LANES), rest) }));
-        let mut filled = [start; LANES];
-        filled[..rest].copy_from_slice(&last[..rest]);
-        // SAFETY: 16 values.
-        total = join(total, unsafe { isa.load(filled.as_ptr()) });
+    let (mut total, mut part) = (isa.splat(start), isa.splat(start));
+    for (i, values) in x.chunks(LANES).enumerate() {
+        let whole = values.len() == LANES;
+        if i > 0 && (i % BLOCK == 0 || !whole) {
+            total = join(total, part);
+            part = isa.splat(start);
+        }
+        // SAFETY: `values` has so many.
+        let lanes =
+            unsafe { if whole { isa.load(values.as_ptr()) } else { isa.load_part(values.as_ptr(), values.len()) } };
+        let lanes = map.of(isa, lanes, i * LANES, values.len());
+        if whole {
+            part = join(part, lanes);
+        } else {
+            // The last values are a block of their own.
+            let mut filled = [start; LANES];
+            filled[..values.len()].copy_from_slice(&isa.lanes(lanes)[..values.len()]);
+            // SAFETY: 16 values.
+            part = unsafe { isa.load(filled.as_ptr()) };
+        }
+    }
+    if !x.is_empty() {
+        total = join(total, part);
     }
     let mut width = LANES / 2;
     while width > 0 {

@@ -122,20 +122,20 @@ pub(super) struct Map {
 #[inline(always)]
 pub(super) unsafe fn map<I: FloatIsa>(isa: I, m: &Map) {
     let (low, high) = (isa.splat(m.clamp.0), isa.splat(m.clamp.1));
-    let body = m.n - m.n % LANES;
     with_function!(m.function, isa, |f| {
-        let mut i = 0;
-        while i < body {
-            // SAFETY: i + 16 ≤ n.
-            unsafe { isa.store(m.to.add(i), isa.min(high, isa.max(low, f(isa.load(m.from.add(i)))))) };
-            i += LANES;
-        }
-        if body < m.n {
-            let rest = m.n - body;
-            // SAFETY: body + rest = n.
+        // One place that calls `f`: a function with two of them is not inlined, and so not compiled for the instruction
+        // set either.
+        for i in (0..m.n).step_by(LANES) {
+            let count = LANES.min(m.n - i);
+            // SAFETY: i + count ≤ n.
             unsafe {
-                let y = f(isa.load_part(m.from.add(body), rest));
-                isa.store_part(m.to.add(body), isa.min(high, isa.max(low, y)), rest);
+                let x = if count == LANES { isa.load(m.from.add(i)) } else { isa.load_part(m.from.add(i), count) };
+                let y = isa.min(high, isa.max(low, f(x)));
+                if count == LANES {
+                    isa.store(m.to.add(i), y);
+                } else {
+                    isa.store_part(m.to.add(i), y, count);
+                }
             }
         }
     });
