@@ -191,8 +191,9 @@ impl ConvTransposeAttrs {
         let (before, after) = match wanted {
             Some(wanted) => {
                 let total = full - i64::try_from(wanted).ok()?;
+                // An output longer than the taps reach grows at its end, whatever the padding.
                 let half = total.max(0) / 2;
-                if w.auto_pad == AutoPad::SameUpper { (half, total - half) } else { (total - half, half) }
+                if w.auto_pad == AutoPad::SameUpper || total < 0 { (half, total - half) } else { (total - half, half) }
             }
             None if w.auto_pad == AutoPad::Valid => (0, 0),
             None => (w.pads_begin[i] as i64, w.pads_end[i] as i64),
