@@ -2,12 +2,11 @@
 
 mod rotary;
 
-use super::matmul::multiply;
-use super::number;
-use super::softmax::softmax;
+use super::number::{self, Number};
 use super::walk::{broadcast_strides, gather};
 use super::{Context, Inputs, OpError, optional, required};
 use quantal_ir::{Node, Op};
+use quantal_kernels::float;
 use quantal_tensor::{DType, Tensor};
 use rotary::Rotary;
 
@@ -181,7 +180,7 @@ impl Attention {
         let [batch, heads, n_q, size] = qs;
         let (n_k, size_v) = (ks[2], vs[3]);
         let mask = optional(inputs, 3).map(|m| Mask::of(m, [batch, heads, n_q, n_k])).transpose()?;
-        let lengths = optional(inputs, 6).map(|t| self.lengths(t, batch, past_key.is_some())).transpose()?;
+        let lengths = optional(inputs, 6).map(|t| lengths(t, batch, past_key.is_some())).transpose()?;
         // The square root goes into both factors, as the standard's own function body has it.
         let scale = self.scale.unwrap_or(1.0 / (size as f32).sqrt()).sqrt();
         let scaled = |t: &Tensor| -> Result<Tensor, OpError> {
@@ -195,6 +194,8 @@ impl Attention {
         let mut shown =
             Tensor::zeros(DType::F32, &if self.shown.is_some() { [batch, heads, n_q, n_k] } else { [0; 4] })?;
         let mut scores = Tensor::zeros(DType::F32, &[n_q, n_k])?;
+        let mut weights = Tensor::zeros(DType::F32, &[n_q, n_k])?;
+        let weights = weights.as_mut_slice::<f32>()?;
         let mut bias = Tensor::zeros(DType::F32, &[n_k])?;
         let (scores, bias) = (scores.as_mut_slice::<f32>()?, bias.as_mut_slice::<f32>()?);
         let (out, see) = (y.as_mut_slice::<f32>()?, shown.as_mut_slice::<f32>()?);
@@ -203,8 +204,7 @@ impl Attention {
             // Consecutive query heads share one key head.
             let kv = b * ks[1] + h / (heads / ks[1]);
             let keys = gather::<f32>(&k[kv * n_k * size..][..n_k * size], &[size, n_k], &[1, size])?;
-            scores.fill(0.0);
-            multiply(scores, &q[i * n_q * size..][..n_q * size], keys.as_slice(), [n_q, size, n_k], Some(context));
+            f32::product(scores, &q[i * n_q * size..][..n_q * size], keys.as_slice(), [n_q, size, n_k], context);
             let mut show = |stage: Shown, scores: &[f32]| {
                 if self.shown == Some(stage) {
                     see[i * n_q * n_k..][..n_q * n_k].copy_from_slice(scores);
@@ -212,7 +212,9 @@ impl Attention {
             };
             show(Shown::Product, scores);
             if self.softcap > 0.0 {
-                scores.iter_mut().for_each(|s| *s = self.softcap * libm::tanhf(*s / self.softcap));
+                for s in scores.iter_mut() {
+                    *s = self.softcap * libm::tanhf(*s / self.softcap);
+                }
             }
             show(Shown::AfterSoftcap, scores);
             let length = lengths.as_ref().map(|l| l[b]);
@@ -228,12 +230,14 @@ impl Attention {
                 row.iter_mut().zip(&*bias).for_each(|(s, v)| *s += v);
             }
             show(Shown::AfterMask, scores);
-            softmax(scores, n_k, 1, false);
-            for (row, _) in scores.chunks_exact_mut(n_k.max(1)).zip(&blind).filter(|(_, b)| **b) {
+            if n_k > 0 {
+                float::softmax(context.isa, scores, n_k, false, weights, context.threads);
+            }
+            for (row, _) in weights.chunks_exact_mut(n_k.max(1)).zip(&blind).filter(|(_, b)| **b) {
                 row.fill(0.0);
             }
-            show(Shown::AfterSoftmax, scores);
-            multiply(out, scores, &v[kv * n_k * size_v..][..n_k * size_v], [n_q, n_k, size_v], Some(context));
+            show(Shown::AfterSoftmax, weights);
+            f32::product(out, weights, &v[kv * n_k * size_v..][..n_k * size_v], [n_q, n_k, size_v], context);
         }
         if given.rank() == 3 {
             let (inner, row) = (n_q * size_v, heads * size_v);
@@ -243,18 +247,6 @@ impl Attention {
         let mut all = vec![y, key, value];
         all.extend(self.shown.map(|_| shown));
         all.into_iter().map(|t| number::store_as(t, dtype)).collect()
-    }
-
-    /// The number of valid keys of each batch entry.
-    fn lengths(&self, t: &Tensor, batch: usize, past: bool) -> Result<Vec<i64>, OpError> {
-        match t.get::<i64>() {
-            Some(v) if v.len() == batch && !past => Ok(v.to_vec()),
-            _ => Err(OpError::invalid(format!(
-                "nonpad_kv_seqlen must hold {batch} of int64 and excludes past keys, found {} of shape {:?}",
-                t.dtype(),
-                t.shape()
-            ))),
-        }
     }
 
     /// Sets the bias of the keys that the query at `position` may see to 0 and of the others to −∞.
@@ -268,6 +260,18 @@ impl Attention {
                 && length.is_none_or(|l| j < l);
             *v = if seen { 0.0 } else { f32::NEG_INFINITY };
         }
+    }
+}
+
+/// The number of valid keys of each batch entry.
+fn lengths(t: &Tensor, batch: usize, past: bool) -> Result<Vec<i64>, OpError> {
+    match t.get::<i64>() {
+        Some(v) if v.len() == batch && !past => Ok(v.to_vec()),
+        _ => Err(OpError::invalid(format!(
+            "nonpad_kv_seqlen must hold {batch} of int64 and excludes past keys, found {} of shape {:?}",
+            t.dtype(),
+            t.shape()
+        ))),
     }
 }
 

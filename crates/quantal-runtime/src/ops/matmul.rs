@@ -58,31 +58,11 @@ impl Product {
             Self::MatMul => matmul(required(inputs, 0)?, required(inputs, 1)?, context)?,
             Self::Gemm(attrs) => gemm(attrs, inputs, context)?,
             Self::Einsum(equation) => equation.run(inputs, context)?,
-            Self::MatMulInteger => integer::matmul(inputs)?,
-            Self::QLinearMatMul => integer::qlinear_matmul(inputs)?,
-            Self::QGemm(attrs) => integer::qgemm(attrs, inputs)?,
+            Self::MatMulInteger => integer::matmul(inputs, context)?,
+            Self::QLinearMatMul => integer::qlinear_matmul(inputs, context)?,
+            Self::QGemm(attrs) => integer::qgemm(attrs, inputs, context)?,
         };
         Ok(vec![y])
-    }
-}
-
-/// `y += a · b` for row-major `[m, k]`, `[k, n]` and `[m, n]`.
-pub(super) fn multiply<T: Number>(
-    y: &mut [T],
-    a: &[T],
-    b: &[T],
-    [m, k, n]: [usize; 3],
-    _context: Option<&Context<'_>>,
-) {
-    if m == 0 || k == 0 || n == 0 {
-        return;
-    }
-    for (row, a) in y.chunks_exact_mut(n).zip(a.chunks_exact(k)).take(m) {
-        for (&u, b) in a.iter().zip(b.chunks_exact(n)) {
-            for (v, &w) in row.iter_mut().zip(b) {
-                *v = v.mac(u, w);
-            }
-        }
     }
 }
 
@@ -163,7 +143,7 @@ fn matmul_of<T: Number>(a: &Tensor, b: &Tensor, shapes: &Shapes, context: &Conte
     if !y.is_empty() && k > 0 {
         let (av, bv) = (a.as_slice::<T>(), b.as_slice::<T>());
         for ((from_a, from_b), y) in shapes.matrices()?.zip(y.as_mut_slice::<T>()?.chunks_exact_mut(m * n)) {
-            multiply(y, &av[from_a..][..m * k], &bv[from_b..][..k * n], [m, k, n], Some(context));
+            T::product(y, &av[from_a..][..m * k], &bv[from_b..][..k * n], [m, k, n], context);
         }
     }
     Ok(y.reshaped(&shapes.out)?)
@@ -228,7 +208,9 @@ fn gemm_of<T: Scaled>(
     let mut y = matmul_of::<T>(&a, &b, &shapes, context)?;
     let out = y.as_mut_slice::<T>()?;
     if attrs.alpha != 1.0 {
-        out.iter_mut().for_each(|v| *v = v.scaled(attrs.alpha));
+        for v in out.iter_mut() {
+            *v = v.scaled(attrs.alpha);
+        }
     }
     if let Some((c, strides)) = c.filter(|_| attrs.beta != 0.0) {
         let (values, one) = (c.as_slice::<T>(), T::from_size(1));

@@ -5,6 +5,7 @@ use super::walk::{Walk, broadcast_strides};
 use super::{Context, Inputs, OpError, optional, required};
 use quantal_ir::op::quant::normalize_axis;
 use quantal_ir::{Node, Op};
+use quantal_kernels::float;
 use quantal_tensor::{DType, Tensor};
 
 /// A normalization.
@@ -14,7 +15,7 @@ pub enum Normalization {
     Batch { epsilon: f32, momentum: f32, training: bool },
     Instance { epsilon: f32 },
     Group { epsilon: f32, groups: usize },
-    Layer { epsilon: f32, axis: i64 },
+    Layer { epsilon: f32, axis: i64, statistics: bool },
     Rms { epsilon: f32, axis: i64 },
     Lrn { alpha: f32, beta: f32, bias: f32, size: usize },
 }
@@ -45,18 +46,22 @@ impl Normalization {
                 bias: attrs.float_or("bias", 1.0)?,
                 size: positive("size")?,
             },
-            _ => Self::Layer { epsilon, axis: attrs.int_or("axis", -1)? },
+            _ => Self::Layer {
+                epsilon,
+                axis: attrs.int_or("axis", -1)?,
+                statistics: node.output(1).or(node.output(2)).is_some(),
+            },
         })
     }
 
     /// Normalizes.
-    pub fn run(&self, inputs: &Inputs<'_>, _context: &Context<'_>) -> Result<Vec<Tensor>, OpError> {
+    pub fn run(&self, inputs: &Inputs<'_>, context: &Context<'_>) -> Result<Vec<Tensor>, OpError> {
         let x = required(inputs, 0)?;
         let mut y = number::load_f32(self.op(), x)?;
         let mut more = Vec::new();
         match *self {
             Self::Batch { epsilon, momentum, training } => {
-                more = self.batch(&mut y, inputs, epsilon, momentum, training)?
+                more = self.batch(&mut y, inputs, epsilon, momentum, training)?;
             }
             Self::Instance { epsilon } => {
                 let (_, c, plane) = planes(x)?;
@@ -81,9 +86,12 @@ impl Normalization {
                 standardize(y.as_mut_slice()?, number::count(&[plane, c / groups])?, epsilon);
                 affine(y.as_mut_slice()?, plane, &scale, &bias);
             }
-            Self::Layer { epsilon, axis } => {
+            Self::Layer { epsilon, axis, statistics } => {
                 let axis = normalize_axis(axis, x.rank())?;
                 let run = number::count(&x.shape()[axis..])?;
+                if !statistics && let Some(y) = by_rows(inputs, run, (epsilon, false), context)? {
+                    return Ok(vec![y]);
+                }
                 let stats = standardize(y.as_mut_slice()?, run, epsilon);
                 self.scaled(&mut y, inputs)?;
                 let shape: Vec<usize> =
@@ -98,10 +106,15 @@ impl Normalization {
             Self::Rms { epsilon, axis } => {
                 let axis = normalize_axis(axis, x.rank())?;
                 let run = number::count(&x.shape()[axis..])?;
+                if let Some(y) = by_rows(inputs, run, (epsilon, true), context)? {
+                    return Ok(vec![y]);
+                }
                 for row in y.as_mut_slice::<f32>()?.chunks_exact_mut(run.max(1)) {
                     let squares: f64 = row.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
                     let factor = 1.0 / (squares / run as f64 + f64::from(epsilon)).sqrt();
-                    row.iter_mut().for_each(|v| *v *= factor as f32);
+                    for v in row.iter_mut() {
+                        *v *= factor as f32;
+                    }
                 }
                 self.scaled(&mut y, inputs)?;
             }
@@ -170,7 +183,9 @@ impl Normalization {
         if c > 0 {
             for (i, row) in y.as_mut_slice::<f32>()?.chunks_exact_mut(plane.max(1)).enumerate() {
                 let (m, factor, b) = (mean[i % c], scale[i % c] * inverse[i % c], bias[i % c]);
-                row.iter_mut().for_each(|v| *v = (*v - m) * factor + b);
+                for v in row.iter_mut() {
+                    *v = (*v - m) * factor + b;
+                }
             }
         }
         Ok(more)
@@ -195,6 +210,35 @@ impl Normalization {
     }
 }
 
+/// The usual case: f32, and parameters that are as long as a row. `None` for all others.
+fn by_rows(
+    inputs: &Inputs<'_>,
+    run: usize,
+    (epsilon, rms): (f32, bool),
+    context: &Context<'_>,
+) -> Result<Option<Tensor>, OpError> {
+    let (x, scale) = (required(inputs, 0)?, required(inputs, 1)?);
+    let bias = optional(inputs, 2).filter(|_| !rms);
+    let (Some(values), Some(scale)) = (x.get::<f32>(), along_row(scale, x, run)) else { return Ok(None) };
+    let bias = match bias.map(|b| along_row(b, x, run)) {
+        Some(None) => return Ok(None),
+        Some(bias) => bias,
+        None => None,
+    };
+    if run == 0 {
+        return Ok(None);
+    }
+    let norm = float::LayerNorm { scale: Some(scale), bias, epsilon, rms };
+    let mut y = Tensor::zeros(DType::F32, x.shape())?;
+    float::layer_norm(context.isa, values, run, norm, y.as_mut_slice()?, context.threads);
+    Ok(Some(y))
+}
+
+/// The values of a parameter that lies along rows of `run` elements: as many, and no dimension that `x` does not end in.
+fn along_row<'a>(t: &'a Tensor, x: &Tensor, run: usize) -> Option<&'a [f32]> {
+    t.get::<f32>().filter(|_| x.shape().ends_with(t.shape()) && t.len() == run)
+}
+
 /// Batch, channels and elements of a channel.
 fn planes(x: &Tensor) -> Result<(usize, usize, usize), OpError> {
     match *x.shape() {
@@ -212,7 +256,9 @@ fn standardize(values: &mut [f32], run: usize, epsilon: f32) -> Vec<(f32, f32)> 
             let mean = row.iter().map(|&v| f64::from(v)).sum::<f64>() / run as f64;
             let var = row.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / run as f64;
             let inverse = 1.0 / (var + f64::from(epsilon)).sqrt();
-            row.iter_mut().for_each(|v| *v = ((f64::from(*v) - mean) * inverse) as f32);
+            for v in row.iter_mut() {
+                *v = ((f64::from(*v) - mean) * inverse) as f32;
+            }
             (mean as f32, inverse as f32)
         })
         .collect()
@@ -221,7 +267,9 @@ fn standardize(values: &mut [f32], run: usize, epsilon: f32) -> Vec<(f32, f32)> 
 fn affine(values: &mut [f32], plane: usize, scale: &[f32], bias: &[f32]) {
     let channels = scale.iter().zip(bias).cycle();
     for (row, (&s, &b)) in values.chunks_exact_mut(plane.max(1)).zip(channels) {
-        row.iter_mut().for_each(|v| *v = *v * s + b);
+        for v in row.iter_mut() {
+            *v = *v * s + b;
+        }
     }
 }
 

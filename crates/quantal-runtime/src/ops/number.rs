@@ -1,8 +1,9 @@
 //! The number types that operators compute in: floats read as f32, integers as i32, sums in the type itself.
 
-use super::OpError;
+use super::{Context, OpError};
 use half::{bf16, f16};
 use quantal_ir::Op;
+use quantal_kernels::float::{self, AView, BView, Epilogue, PackedB};
 use quantal_tensor::{DType, Element, Tensor};
 use std::borrow::Cow;
 
@@ -13,6 +14,43 @@ pub(super) trait Number: Element {
     fn mac(self, a: Self, b: Self) -> Self;
     /// A size as a number of this type.
     fn from_size(n: usize) -> Self;
+
+    /// `y = a · b` for row-major `[m, k]`, `[k, n]` and `[m, n]`. In f32 each sum is a chain of fused multiply-adds, the
+    /// same bits for every instruction set; in other types, of products and sums.
+    fn product(y: &mut [Self], a: &[Self], b: &[Self], [m, k, n]: [usize; 3], _context: &Context<'_>) {
+        y.fill(Self::default());
+        if m == 0 || k == 0 || n == 0 {
+            return;
+        }
+        for (row, a) in y.chunks_exact_mut(n).zip(a.chunks_exact(k)).take(m) {
+            for (&u, b) in a.iter().zip(b.chunks_exact(n)) {
+                for (v, &w) in row.iter_mut().zip(b) {
+                    *v = v.mac(u, w);
+                }
+            }
+        }
+    }
+}
+
+impl Number for f32 {
+    #[inline]
+    fn mac(self, a: Self, b: Self) -> Self {
+        self + a * b
+    }
+
+    fn from_size(n: usize) -> Self {
+        n as Self
+    }
+
+    fn product(y: &mut [Self], a: &[Self], b: &[Self], [m, k, n]: [usize; 3], context: &Context<'_>) {
+        if m == 0 || k == 0 || n == 0 {
+            y.fill(0.0);
+            return;
+        }
+        let b = PackedB::pack(BView { data: b, k, n, stride_k: n, stride_n: 1 });
+        let a = AView { data: a, m, row_stride: k, col_stride: 1 };
+        float::gemm(context.isa, a, &b, &Epilogue::NONE, y, n, context.threads);
+    }
 }
 
 macro_rules! numbers {
@@ -25,7 +63,6 @@ macro_rules! numbers {
     };
 }
 numbers! {
-    f32: acc, a, b => acc + a * b;
     f64: acc, a, b => acc + a * b;
     i32: acc, a, b => acc.wrapping_add(a.wrapping_mul(b));
     i64: acc, a, b => acc.wrapping_add(a.wrapping_mul(b));

@@ -2,12 +2,12 @@
 
 mod activation;
 
-use super::matmul::multiply;
 use super::number;
 use super::walk::gather;
 use super::{Context, Inputs, OpError, optional, required};
 use activation::Activation;
 use quantal_ir::{Node, Op};
+use quantal_kernels::float::{self, AView, BView, Epilogue, PackedB};
 use quantal_tensor::{DType, Tensor};
 
 /// A recurrent layer.
@@ -32,10 +32,12 @@ struct Sizes {
     hidden: usize,
 }
 
-/// The weights of one direction, the matrices transposed to `[in, gates · hidden]`.
+/// The weights of one direction, the matrices packed as `[in, gates · hidden]`.
 struct Weights {
-    w: Tensor,
-    r: Tensor,
+    w: PackedB,
+    r: PackedB,
+    /// The part of `r` that a GRU applies to the state after its reset.
+    r_after_reset: Option<PackedB>,
     /// Input and recurrent bias, gate by gate.
     bias: Option<Vec<f32>>,
     peepholes: Option<Vec<f32>>,
@@ -96,7 +98,7 @@ impl Recurrent {
         if self.batch_first {
             x = gather::<f32>(x.as_slice(), &[d1, d0, input], &[input, d1 * input, 1])?;
         }
-        let &[steps, batch, _] = x.shape() else { unreachable!("three dimensions, in either order") };
+        let (steps, batch) = if self.batch_first { (d1, d0) } else { (d0, d1) };
         let (dirs, r) = (self.directions.len(), required(inputs, 2)?);
         let hidden = r.shape().last().copied().unwrap_or(0);
         if self.hidden.is_some_and(|h| h != hidden) {
@@ -114,8 +116,8 @@ impl Recurrent {
             // What the inputs alone give to every gate of every step, in one product.
             let width = number::count(&[self.gates(), hidden])?;
             let mut from_x = Tensor::zeros(DType::F32, &[steps, batch, width])?;
-            let mkn = [number::count(&[steps, batch])?, input, width];
-            multiply(from_x.as_mut_slice()?, x.as_slice(), weights.w.as_slice::<f32>(), mkn, Some(context));
+            let rows = number::count(&[steps, batch])?;
+            multiply(x.as_slice(), rows, &weights.w, from_x.as_mut_slice()?, width, context);
             let mut state: Vec<Tensor> = Vec::new();
             for t in &last {
                 let run = batch * hidden;
@@ -130,7 +132,7 @@ impl Recurrent {
                             sizes,
                             weights: &weights,
                             activations,
-                            step,
+                            at: step,
                             dir: d,
                             backwards: *backwards,
                             lengths: &lengths,
@@ -196,12 +198,16 @@ impl Recurrent {
     fn weights(&self, inputs: &Inputs<'_>, d: usize, s: Sizes) -> Result<Weights, OpError> {
         let (dirs, gates) = (self.directions.len(), self.gates());
         let width = number::count(&[gates, s.hidden])?;
-        let matrix = |i: usize, inner: usize| -> Result<Tensor, OpError> {
+        // Rows from `first` on, transposed.
+        let matrix = |i: usize, inner: usize, first: usize| -> Result<PackedB, OpError> {
             let t = required(inputs, i)?;
             self.shaped(i, t, &[dirs, width, inner])?;
             let values = number::floats(self.op, t)?;
-            gather::<f32>(&values[d * width * inner..][..width * inner], &[inner, width], &[1, inner])
+            let data = &values[(d * width + first) * inner..][..(width - first) * inner];
+            Ok(PackedB::pack(BView { data, k: inner, n: width - first, stride_k: 1, stride_n: inner }))
         };
+        let split = self.op == Op::Gru && !self.linear_before_reset;
+        let r_after_reset = if split { Some(matrix(2, s.hidden, 2 * s.hidden)?) } else { None };
         let vector = |i: usize, n: usize| -> Result<Option<Vec<f32>>, OpError> {
             let Some(t) = optional(inputs, i) else { return Ok(None) };
             self.shaped(i, t, &[dirs, n])?;
@@ -209,7 +215,7 @@ impl Recurrent {
         };
         let peepholes = if self.op == Op::Lstm { vector(7, number::count(&[3, s.hidden])?)? } else { None };
         let bias = vector(3, number::count(&[2, width])?)?;
-        Ok(Weights { w: matrix(1, s.input)?, r: matrix(2, s.hidden)?, bias, peepholes })
+        Ok(Weights { w: matrix(1, s.input, 0)?, r: matrix(2, s.hidden, 0)?, r_after_reset, bias, peepholes })
     }
 
     /// One step of one direction: updates `state` and writes `y`, `[steps, directions, batch, hidden]`.
@@ -223,13 +229,12 @@ impl Recurrent {
         context: &Context<'_>,
     ) -> Result<(), OpError> {
         let Sizes { batch, hidden, .. } = at.sizes;
-        let (width, r) = (self.gates() * hidden, at.weights.r.as_slice::<f32>());
-        from_h.fill(0.0);
-        multiply(from_h, state[0].as_slice(), r, [batch, hidden, width], Some(context));
+        let width = self.gates() * hidden;
+        multiply(state[0].as_slice(), batch, &at.weights.r, from_h, width, context);
         let w = |i: usize| at.weights.bias.as_ref().map_or(0.0, |b| b[i]);
         let clip = |v: f32| v.clamp(-self.clip, self.clip);
         let gru = self.op == Op::Gru;
-        if gru && !self.linear_before_reset {
+        if let Some(r) = &at.weights.r_after_reset {
             // (r ∘ H) · R_h needs the reset gate first: its share of `from_h` is made anew below.
             let h = state[0].as_slice::<f32>();
             for b in 0..batch {
@@ -241,12 +246,7 @@ impl Recurrent {
                     reset[b * hidden + j] = at.activations[0].apply(clip(v)) * h[b * hidden + j];
                 }
             }
-            let part = gather::<f32>(&r[2 * hidden..], &[hidden, hidden], &[width, 1])?;
-            let mut product = Tensor::zeros(DType::F32, &[batch, hidden])?;
-            multiply(product.as_mut_slice()?, reset, part.as_slice(), [batch, hidden, hidden], Some(context));
-            for (row, p) in from_h.chunks_exact_mut(width).zip(product.as_slice::<f32>().chunks_exact(hidden)) {
-                row[2 * hidden..].copy_from_slice(p);
-            }
+            multiply(reset, batch, r, &mut from_h[2 * hidden..], width, context);
         }
         let (first, rest) = state.split_at_mut(1);
         let h = first[0].as_mut_slice::<f32>()?;
@@ -292,12 +292,20 @@ impl Recurrent {
     }
 }
 
+/// `out = a · b` for `a` of `rows` dense rows, the rows of `out` `ldc` apart. `out` is zero where `b` has no rows.
+fn multiply(a: &[f32], rows: usize, b: &PackedB, out: &mut [f32], ldc: usize, context: &Context<'_>) {
+    if rows > 0 && b.k() > 0 && b.n() > 0 {
+        let a = AView { data: a, m: rows, row_stride: b.k(), col_stride: 1 };
+        float::gemm(context.isa, a, b, &Epilogue::NONE, out, ldc, context.threads);
+    }
+}
+
 /// Where a step stands.
 struct Step<'a> {
     sizes: Sizes,
     weights: &'a Weights,
     activations: &'a [Activation],
-    step: usize,
+    at: usize,
     dir: usize,
     backwards: bool,
     lengths: &'a Option<Vec<usize>>,
@@ -307,10 +315,10 @@ impl Step<'_> {
     /// The position in the sequence of batch entry `b`; `None` once it has ended.
     fn time(&self, b: usize) -> Option<usize> {
         let length = self.lengths.as_ref().map_or(self.sizes.steps, |l| l[b]);
-        if self.step >= length {
+        if self.at >= length {
             return None;
         }
-        Some(if self.backwards { length - 1 - self.step } else { self.step })
+        Some(if self.backwards { length - 1 - self.at } else { self.at })
     }
 }
 

@@ -219,7 +219,9 @@ impl Resize {
         }
         if plan.iter().any(|(_, a)| a.out == 0) || x.is_empty() {
             let mut shape = x.shape().to_vec();
-            plan.iter().for_each(|(i, a)| shape[*i] = a.out);
+            for (i, a) in &plan {
+                shape[*i] = a.out;
+            }
             return Ok(Tensor::zeros(x.dtype(), &shape)?);
         }
         if let Kernel::Nearest(_) = self.kernel
@@ -322,7 +324,7 @@ fn cubic(t: f64, a: f64) -> [f64; 4] {
 }
 
 /// Channels first, as samplers walk them: batch, channels and the spatial sizes.
-fn image<'a>(op: Op, x: &'a Tensor) -> Result<(usize, usize, &'a [usize]), OpError> {
+fn image(op: Op, x: &Tensor) -> Result<(usize, usize, &[usize]), OpError> {
     match x.shape() {
         [n, c, rest @ ..] if !rest.is_empty() => Ok((*n, *c, rest)),
         other => Err(OpError::invalid(format!("{} on shape {other:?}", op.name()))),

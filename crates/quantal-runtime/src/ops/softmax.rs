@@ -4,7 +4,8 @@ use super::number;
 use super::{Context, Inputs, OpError, required};
 use quantal_ir::op::quant::normalize_axis;
 use quantal_ir::{Node, Op};
-use quantal_tensor::Tensor;
+use quantal_kernels::float;
+use quantal_tensor::{DType, Tensor};
 
 /// Softmax, or its logarithm.
 #[derive(Debug, Clone)]
@@ -24,11 +25,18 @@ impl Soft {
     }
 
     /// Normalizes.
-    pub fn run(&self, inputs: &Inputs<'_>, _context: &Context<'_>) -> Result<Vec<Tensor>, OpError> {
+    pub fn run(&self, inputs: &Inputs<'_>, context: &Context<'_>) -> Result<Vec<Tensor>, OpError> {
         let x = required(inputs, 0)?;
         let (n, inner) = extent(x.shape(), self.axis, self.coerced)?;
+        let log = self.op == Op::LogSoftmax;
+        if inner == 1 && n > 0 {
+            let values = number::floats(self.op, x)?;
+            let mut y = Tensor::zeros(DType::F32, x.shape())?;
+            float::softmax(context.isa, &values, n, log, y.as_mut_slice()?, context.threads);
+            return Ok(vec![number::store_as(y, x.dtype())?]);
+        }
         let mut y = number::load_f32(self.op, x)?;
-        softmax(y.as_mut_slice::<f32>()?, n, inner, self.op == Op::LogSoftmax);
+        softmax(y.as_mut_slice::<f32>()?, n, inner, log);
         Ok(vec![number::store_as(y, x.dtype())?])
     }
 }

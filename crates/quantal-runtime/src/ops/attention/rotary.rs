@@ -43,7 +43,7 @@ impl Rotary {
             ref other => return Err(OpError::invalid(format!("rotary embedding on shape {other:?}"))),
         };
         let turned = self.turned.unwrap_or(size);
-        if turned > size || turned % 2 != 0 {
+        if turned > size || !turned.is_multiple_of(2) {
             return Err(OpError::invalid(format!("cannot turn {turned} of {size} features: the number must be even")));
         }
         let half = turned / 2;
@@ -70,7 +70,7 @@ impl Rotary {
                 x.shape()
             )));
         }
-        let rows = if half == 0 { 0 } else { cos.len() / half };
+        let rows = cos.len().checked_div(half).unwrap_or(0);
         let (cos, sin) = (number::floats(Op::RotaryEmbedding, cos)?, number::floats(Op::RotaryEmbedding, sin)?);
         let values = number::floats(Op::RotaryEmbedding, x)?;
         let mut y = number::load_f32(Op::RotaryEmbedding, x)?;

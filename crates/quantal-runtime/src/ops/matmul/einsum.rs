@@ -6,7 +6,7 @@
 use super::super::number::{self, Number};
 use super::super::walk::{dense_strides, gather};
 use super::super::{Context, Inputs, OpError, required};
-use super::{multiply, on_numbers};
+use super::on_numbers;
 use quantal_ir::{Attrs, Op};
 use quantal_tensor::{DType, Tensor};
 use std::collections::BTreeMap;
@@ -98,23 +98,19 @@ impl Equation {
         let hidden = inputs.iter().flatten().filter_map(|l| if let Label::Dots(i) = l { Some(i + 1) } else { None });
         let hidden = hidden.max().unwrap_or(0);
         let dots = (0..hidden).rev().map(Label::Dots);
-        match &self.output {
-            Some(Term { letters, dots: at }) => {
-                let mut labels: Vec<_> = letters.iter().map(|&c| Label::Letter(c)).collect();
-                if let Some(at) = *at {
-                    labels.splice(at..at, dots);
-                }
-                labels
+        if let Some(Term { letters, dots: at }) = &self.output {
+            let mut labels: Vec<_> = letters.iter().map(|&c| Label::Letter(c)).collect();
+            if let Some(at) = *at {
+                labels.splice(at..at, dots);
             }
-            None => {
-                let mut times = BTreeMap::new();
-                for c in self.inputs.iter().flat_map(|t| &t.letters) {
-                    *times.entry(*c).or_insert(0_usize) += 1;
-                }
-                let once = times.into_iter().filter(|&(_, n)| n == 1).map(|(c, _)| Label::Letter(c));
-                dots.chain(once).collect()
-            }
+            return labels;
         }
+        let mut times = BTreeMap::new();
+        for c in self.inputs.iter().flat_map(|t| &t.letters) {
+            *times.entry(*c).or_insert(0_usize) += 1;
+        }
+        let once = times.into_iter().filter(|&(_, n)| n == 1).map(|(c, _)| Label::Letter(c));
+        dots.chain(once).collect()
     }
 
     pub(super) fn run(&self, inputs: &Inputs<'_>, context: &Context<'_>) -> Result<Tensor, OpError> {
@@ -289,7 +285,7 @@ impl Factor {
         if !y.is_empty() && k > 0 {
             let (a, b) = (a.as_slice::<T>().chunks_exact(m * k), b.as_slice::<T>().chunks_exact(k * n));
             for (y, (a, b)) in y.as_mut_slice::<T>()?.chunks_exact_mut(m * n).zip(a.zip(b)) {
-                multiply(y, a, b, [m, k, n], Some(context));
+                T::product(y, a, b, [m, k, n], context);
             }
         }
         Ok(Self { tensor: y, axes })

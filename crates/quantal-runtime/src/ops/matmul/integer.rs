@@ -1,10 +1,10 @@
 //! MatMulInteger, QLinearMatMul and com.microsoft's QGemm: exact 32-bit accumulators, requantized as `arith (3)`.
 
 use super::super::conv::byte_range;
-use super::super::number;
+use super::super::number::{self, Number};
 use super::super::walk::{Walk, broadcast_strides};
-use super::super::{Inputs, OpError, optional, required};
-use super::{Shapes, multiply, transposed};
+use super::super::{Context, Inputs, OpError, optional, required};
+use super::{Shapes, transposed};
 use quantal_ir::Op;
 use quantal_ir::op::gemm::GemmAttrs;
 use quantal_tensor::{DType, Tensor, arith};
@@ -50,6 +50,7 @@ fn accumulate(
     op: Op,
     (a, zero_a): (&Tensor, Option<&Tensor>),
     (b, zero_b): (&Tensor, Option<&Tensor>),
+    context: &Context<'_>,
 ) -> Result<(Shapes, Tensor), OpError> {
     let shapes = Shapes::of(a.shape(), b.shape())?;
     let a = centred(op, a, &shapes.a, zero_a, Side::Left)?;
@@ -59,28 +60,28 @@ fn accumulate(
     if !acc.is_empty() && k > 0 {
         let (a, b) = (a.as_slice::<i32>(), b.as_slice::<i32>());
         for ((from_a, from_b), y) in shapes.matrices()?.zip(acc.as_mut_slice::<i32>()?.chunks_exact_mut(m * n)) {
-            multiply(y, &a[from_a..][..m * k], &b[from_b..][..k * n], [m, k, n], None);
+            i32::product(y, &a[from_a..][..m * k], &b[from_b..][..k * n], [m, k, n], context);
         }
     }
     Ok((shapes, acc))
 }
 
 /// MatMulInteger.
-pub(super) fn matmul(inputs: &Inputs<'_>) -> Result<Tensor, OpError> {
+pub(super) fn matmul(inputs: &Inputs<'_>, context: &Context<'_>) -> Result<Tensor, OpError> {
     let a = (required(inputs, 0)?, optional(inputs, 2));
     let b = (required(inputs, 1)?, optional(inputs, 3));
-    let (shapes, acc) = accumulate(Op::MatMulInteger, a, b)?;
+    let (shapes, acc) = accumulate(Op::MatMulInteger, a, b, context)?;
     Ok(acc.reshaped(&shapes.out)?)
 }
 
 /// QLinearMatMul.
-pub(super) fn qlinear_matmul(inputs: &Inputs<'_>) -> Result<Tensor, OpError> {
+pub(super) fn qlinear_matmul(inputs: &Inputs<'_>, context: &Context<'_>) -> Result<Tensor, OpError> {
     let op = Op::QLinearMatMul;
     let zero = required(inputs, 7)?;
     let (qmin, qmax) = byte_range(op, zero.dtype())?;
     let a = (required(inputs, 0)?, optional(inputs, 2));
     let b = (required(inputs, 3)?, optional(inputs, 5));
-    let (shapes, mut acc) = accumulate(op, a, b)?;
+    let (shapes, mut acc) = accumulate(op, a, b, context)?;
     let (t_a, t_b, t_y) = (required(inputs, 1)?, required(inputs, 4)?, required(inputs, 6)?);
     let (s_a, s_b, s_y) = (number::floats(op, t_a)?, number::floats(op, t_b)?, number::floats(op, t_y)?);
     let walk = |what, t: &Tensor, side| -> Result<Walk, OpError> {
@@ -98,7 +99,7 @@ pub(super) fn qlinear_matmul(inputs: &Inputs<'_>) -> Result<Tensor, OpError> {
 }
 
 /// QGemm: `alpha · A' · B' + C` with C in codes of scale `s_a · s_b`; float out where no output scale is given.
-pub(super) fn qgemm(attrs: &GemmAttrs, inputs: &Inputs<'_>) -> Result<Tensor, OpError> {
+pub(super) fn qgemm(attrs: &GemmAttrs, inputs: &Inputs<'_>, context: &Context<'_>) -> Result<Tensor, OpError> {
     fn plain(what: &str, t: &Tensor, trans: bool) -> Result<Tensor, OpError> {
         if t.dtype() == DType::I8 { transposed::<i8>(what, t, trans) } else { transposed::<u8>(what, t, trans) }
     }
@@ -106,7 +107,7 @@ pub(super) fn qgemm(attrs: &GemmAttrs, inputs: &Inputs<'_>) -> Result<Tensor, Op
     let (a, b) = (required(inputs, 0)?, required(inputs, 3)?);
     byte_range(op, a.dtype()).and(byte_range(op, b.dtype()))?;
     let (a, b) = (plain("A", a, attrs.trans_a)?, plain("B", b, attrs.trans_b)?);
-    let (shapes, mut acc) = accumulate(op, (&a, optional(inputs, 2)), (&b, optional(inputs, 5)))?;
+    let (shapes, mut acc) = accumulate(op, (&a, optional(inputs, 2)), (&b, optional(inputs, 5)), context)?;
     if let Some(c) = optional(inputs, 6) {
         let values = c.get::<i32>().ok_or_else(|| OpError::dtype(op, c.dtype()))?;
         let strides = broadcast_strides("C", c.shape(), &shapes.out)?;

@@ -241,7 +241,7 @@ fn concat(inputs: &Inputs<'_>, axis: i64) -> Result<Tensor, OpError> {
     let op = Op::QLinearConcat;
     let zero = required(inputs, 1)?;
     let to = affine(op, inputs, 0, zero.dtype())?;
-    if inputs.len() < 5 || (inputs.len() - 2) % 3 != 0 {
+    if inputs.len() < 5 || !(inputs.len() - 2).is_multiple_of(3) {
         return Err(OpError::invalid(format!(
             "{} takes triples after its first two inputs, found {}",
             op.name(),

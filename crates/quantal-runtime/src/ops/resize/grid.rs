@@ -93,7 +93,7 @@ impl Grid {
         for (&at, &size) in place.iter().rev().zip(sizes) {
             let (length, at) = (size as f64, f64::from(at));
             let x =
-                if self.align_corners { (at + 1.0) / 2.0 * (length - 1.0) } else { ((at + 1.0) * length - 1.0) / 2.0 };
+                if self.align_corners { (at + 1.0) * (length - 1.0) / 2.0 } else { ((at + 1.0) * length - 1.0) / 2.0 };
             // A place that is no number, or beyond all use, samples the padding.
             let x = if x.is_nan() { -1e9 } else { x.clamp(-1e9, 1e9) };
             let (start, weights): (f64, Vec<f64>) = match self.mode {

@@ -138,7 +138,9 @@ fn row(kernel: Kernel, exclude: bool, x: f64, scale: f64, last: i64) -> Vec<(usi
         }
         let sum: f64 = weights.iter().sum();
         if sum != 0.0 {
-            weights.iter_mut().for_each(|w| *w /= sum);
+            for w in &mut weights {
+                *w /= sum;
+            }
         }
     }
     weights.iter().enumerate().map(|(i, &w)| (clamp(start + i as i64), w as f32)).collect()
@@ -152,7 +154,9 @@ fn sampled(x: f64, reach: f64, stretch: f64, f: impl Fn(f64) -> f64) -> (Vec<f64
     let mut weights: Vec<f64> = (start..=end).map(|i| f(((i as f64 - x) * stretch).abs())).collect();
     let sum: f64 = weights.iter().sum();
     if sum != 0.0 {
-        weights.iter_mut().for_each(|w| *w /= sum);
+        for w in &mut weights {
+            *w /= sum;
+        }
     }
     (weights, start)
 }
