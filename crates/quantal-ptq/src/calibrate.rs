@@ -42,7 +42,7 @@ pub fn calibrate(
     if taps.is_empty() {
         return Ok(calibration);
     }
-    let program = compile_observed(graph, Mode::Simulate, isa, &taps).map_err(Error::Compile)?;
+    let program = compile_observed(graph, Mode::Simulate, isa, &taps).map_err(|e| Error::Compile(Box::new(e)))?;
     let mut session = Session::new(program, threads);
     let samples = samples.into_iter();
     progress.begin("calibrate", samples.size_hint().1);
@@ -61,7 +61,7 @@ pub fn calibrate(
             let tensor = graph.value(v).name.escape_debug().to_string();
             return Err(Error::ActivationsNotFinite { tensor, sample: name() });
         }
-        ran.map_err(|cause| Error::Run { sample: name(), cause })?;
+        ran.map_err(|cause| Error::Run { sample: name(), cause: Box::new(cause) })?;
         calibration.samples += 1;
         progress.step();
     }
@@ -86,10 +86,14 @@ impl Calibration {
                     let tensor = graph.value(v).name.escape_debug().to_string();
                     Error::ConstantNotFinite { tensor }
                 })?;
-                range.into_iter().for_each(|r| widen(r, r));
+                if let Some(range) = range {
+                    widen(range, range);
+                }
             } else if let Some(statistics) = self.observed.get(&v) {
                 let proposed = statistics.range(&group.observer, levels, symmetric);
-                statistics.seen().zip(proposed).into_iter().for_each(|(s, c)| widen(s, c));
+                if let Some((s, c)) = statistics.seen().zip(proposed) {
+                    widen(s, c);
+                }
             }
         }
         let nothing = Range { min: 0.0, max: 0.0 };

@@ -63,14 +63,14 @@ pub enum Error {
     Data(#[from] quantal_data::Error),
     /// The float model cannot be compiled.
     #[error("the float model cannot be run: {0}")]
-    Compile(quantal_runtime::Error),
+    Compile(Box<quantal_runtime::Error>),
     /// The float model failed on a sample.
     #[error("sample `{sample}`: {cause}")]
     Run {
         /// The sample.
         sample: String,
         /// What happened.
-        cause: quantal_runtime::Error,
+        cause: Box<quantal_runtime::Error>,
     },
     /// The decisions cannot be written into the graph.
     #[error(transparent)]

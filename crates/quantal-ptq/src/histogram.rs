@@ -148,7 +148,9 @@ mod tests {
         reversed.reverse();
         assert_eq!(of(&reversed), whole);
         let mut one_by_one = Histogram::new(64);
-        reversed.iter().for_each(|&x| one_by_one.add(&[x], Range { min: x, max: x }));
+        for &x in &reversed {
+            one_by_one.add(&[x], Range { min: x, max: x });
+        }
         assert_eq!(one_by_one, whole);
         for at in [0, 1, 700, 2005] {
             let (mut a, b) = (of(&values[..at]), of(&values[at..]));

@@ -132,10 +132,8 @@ fn encoded_values(
     let mut encoded = BTreeMap::new();
     for (&id, form) in &chosen.integer {
         let name = graph.node(id).name.escape_debug();
-        if fused.ends_in_codes(id) {
-            if let Some(v) = fused.end(graph, chosen, id) {
-                encoded.entry(v).or_insert_with(|| format!("`{name}` ends in codes"));
-            }
+        if let Some(v) = fused.end(graph, chosen, id).filter(|_| fused.ends_in_codes(id)) {
+            encoded.entry(v).or_insert_with(|| format!("`{name}` ends in codes"));
         }
         if fused.is_inside(chosen, id) {
             continue;

@@ -73,7 +73,7 @@ pub fn quantize(
         for &value in &group.members {
             let encoding = plan.encodings.get_mut(&value).expect("every member of a group has an encoding");
             encoding.params = Params::Static(QParams::per_tensor(scale, zero_point));
-            encoding.why.push_str(&format!("; {} of {} to {}", group.observer.name(), seen.min, seen.max));
+            encoding.why = format!("{}; {} of {} to {}", encoding.why, group.observer.name(), seen.min, seen.max);
             ranges.push(ChosenRange { value, name: Arc::clone(&graph.value(value).name), seen, chosen });
         }
     }

@@ -108,6 +108,8 @@ enum StorageName {
 struct OptionalStorage;
 
 impl OptionalStorage {
+    // The signature is serde's.
+    #[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)]
     fn serialize<S: serde::Serializer>(value: &Option<Storage>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         match value {
             Some(storage) => StorageName::serialize(storage, serializer),

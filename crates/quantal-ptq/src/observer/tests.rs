@@ -22,7 +22,9 @@ fn all() -> [Observer; 5] {
 
 fn seen_by(observer: &Observer, samples: &[Vec<f32>]) -> Statistics {
     let mut s = Statistics::new(observer);
-    samples.iter().for_each(|x| s.observe(Isa::PORTABLE, x).unwrap());
+    for x in samples {
+        s.observe(Isa::PORTABLE, x).unwrap();
+    }
     s
 }
 
@@ -115,7 +117,9 @@ fn mse_is_near_the_best_of_all_ranges() {
         let mut values = noise(20_000, 9);
         values.extend(vec![0.0; zeros]);
         if zeros > 0 {
-            values.iter_mut().for_each(|x| *x = x.max(0.0));
+            for x in &mut values {
+                *x = x.max(0.0);
+            }
         }
         values.extend((0..low).map(|i| -20.0 - i as f32).chain((0..high).map(|i| 9.0 + i as f32)));
         let found = range_by(Observer::Mse { bins: 2048 }, &values);

@@ -32,13 +32,12 @@ impl Fused {
                     if data[0] != data[1]);
             let Some(mut end) = node.output(0).filter(|_| weighted || sum) else { continue };
             fused.ends_in_codes.insert(id, weighted && matches!(node.op, Op::Conv | Op::ConvTranspose));
-            if weighted && node.op == Op::MatMul {
-                if let Some((add, bias)) = bias_add(graph, uses, chosen, node.input(1), end) {
-                    end = graph.node(add).output(0).unwrap_or(end);
-                    fused.into.insert(add, id);
-                    fused.bias.insert(id, bias);
-                    fused.chain.entry(id).or_default().push((add, end));
-                }
+            let product = weighted && node.op == Op::MatMul;
+            if let Some((add, bias)) = product.then(|| bias_add(graph, uses, chosen, node.input(1), end)).flatten() {
+                end = graph.node(add).output(0).unwrap_or(end);
+                fused.into.insert(add, id);
+                fused.bias.insert(id, bias);
+                fused.chain.entry(id).or_default().push((add, end));
             }
             let clamp = only_reader(graph, uses, end)
                 .filter(|c| matches!(graph.node(*c).op, Op::Relu | Op::Clip) && chosen.integer.contains_key(c));

@@ -6,9 +6,9 @@ use quantal_runtime::{Mode, Session, compile};
 use quantal_tensor::stats::SqnrSums;
 use quantal_tensor::{Tensor, arith};
 
-fn sample(name: usize, x: Vec<f32>) -> Result<Sample, quantal_data::Error> {
-    let tensor = Tensor::from_slice(&[1, 8, x.len() / 8, 1], &x).unwrap();
-    Ok(Sample { name: format!("sample {name}"), feeds: vec![("x".into(), tensor)], label: None })
+fn sample(name: usize, x: &[f32]) -> Sample {
+    let tensor = Tensor::from_slice(&[1, 8, x.len() / 8, 1], x).unwrap();
+    Sample { name: format!("sample {name}"), feeds: vec![("x".into(), tensor)], label: None }
 }
 
 fn samples(n: usize) -> Vec<Vec<f32>> {
@@ -37,7 +37,7 @@ fn run(graph: &Graph, mode: Mode, feeds: &[(String, Tensor)]) -> Vec<f32> {
 }
 
 fn quantized(graph: &Graph, data: &[Vec<f32>], recipe: &Recipe) -> Result<Quantized> {
-    let samples = data.iter().enumerate().map(|(i, x)| sample(i, x.clone()));
+    let samples = data.iter().enumerate().map(|(i, x)| Ok(sample(i, x)));
     quantize(graph, samples, recipe, Isa::PORTABLE, 1, &mut Silent)
 }
 
@@ -49,7 +49,7 @@ fn a_quantized_model_is_near_its_float_model() {
         assert_eq!(q.calibration.samples, 6);
         let mut noise = SqnrSums::default();
         for (i, x) in data.iter().enumerate() {
-            let feeds = sample(i, x.clone()).unwrap().feeds;
+            let feeds = sample(i, x).feeds;
             noise.add(&run(&graph, Mode::Simulate, &feeds), &run(&q.graph, Mode::Simulate, &feeds));
         }
         assert!(noise.db() > 25.0, "{text}: {} dB", noise.db());
