@@ -21,14 +21,66 @@ pub(crate) struct Args {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Verb {
+    /// Make an INT8 model from a float model and a sample of data
+    Quantize(QuantizeArgs),
     /// Run a model once on arrays from an .npz file
     Run(RunArgs),
     /// Measure the accuracy of a classifier on labelled data
     Eval(EvalArgs),
+    /// Show where two models differ, and by how much
+    Compare(CompareArgs),
     /// Time models, in turns
     Bench(BenchArgs),
     /// Show what is in a model
     Inspect(InspectArgs),
+    /// See the whole story on an embedded model and data
+    Quickstart(QuickstartArgs),
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct QuantizeArgs {
+    /// The float model
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Most samples that calibration sees [default: what the recipe says, 256]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) samples: Option<u32>,
+    /// All choices in one place: `default`, or a TOML file
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(crate) recipe: Option<String>,
+    /// Where the INT8 model goes [default: MODEL with the ending .int8.onnx]
+    #[arg(short, long, value_name = "ONNX")]
+    pub(crate) output: Option<PathBuf>,
+    /// Write the full recipe of this run as TOML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save_recipe: Option<PathBuf>,
+    /// Measure the accuracy of both models on this data too; --labels are then its labels
+    #[arg(long, value_name = "PATH")]
+    pub(crate) eval: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) threads: Threads,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct CompareArgs {
+    /// The model to compare with
+    pub(crate) a: PathBuf,
+    /// The other model
+    pub(crate) b: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Most samples
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) samples: u32,
+    #[command(flatten)]
+    pub(crate) threads: Threads,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct QuickstartArgs {
+    #[command(flatten)]
+    pub(crate) threads: Threads,
 }
 
 #[derive(clap::Args, Debug)]
@@ -80,7 +132,7 @@ pub(crate) struct InspectArgs {
 }
 
 /// Where samples come from.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub(crate) struct DataArgs {
     /// Samples: a folder of images, .npz or .npy files, an IDX or text file
     #[arg(long, value_name = "PATH")]

@@ -1,19 +1,25 @@
 //! From what was typed to what is done: one function a verb.
 
-use crate::args::{Args, BenchArgs, DataArgs, EvalArgs, InspectArgs, RunArgs, Threads, Verb};
+use crate::args::{
+    Args, BenchArgs, CompareArgs, DataArgs, EvalArgs, InspectArgs, QuantizeArgs, QuickstartArgs, RunArgs, Threads, Verb,
+};
 use crate::{limits, printer};
-use quantal::data::{DataSpec, Dataset, Preprocess, npz};
-use quantal::{Engine, Error, Mode, Model};
+use quantal::data::{DataSpec, Dataset, Preprocess, feeds_from_arrays, npz, shown};
+use quantal::{Engine, Error, Mode, Model, Recipe};
 use std::error::Error as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+mod bar;
 mod text;
 
 /// Does the job and prints its result; gives the exit code.
 pub(crate) fn run(args: Args) -> ExitCode {
     quantal::set_memory_limit(limits::memory_limit(args.max_memory));
     let result = match &args.verb {
+        Verb::Quantize(a) => quantize(a, args.json),
+        Verb::Compare(a) => compare(a, args.json),
+        Verb::Quickstart(a) => quickstart(a, args.json),
         Verb::Run(a) => run_model(a),
         Verb::Eval(a) => eval(a, args.json),
         Verb::Bench(a) => bench(a, args.json),
@@ -44,7 +50,8 @@ fn json(value: &impl serde::Serialize) -> String {
 
 fn run_model(a: &RunArgs) -> Result<String, Error> {
     let model = Model::open(&a.model)?;
-    let feeds = npz::read_npz(&a.input)?;
+    let arrays = npz::read_npz(&a.input)?;
+    let feeds = feeds_from_arrays(&shown(&a.input), &arrays, &model.inputs()?)?;
     let outputs = quantal::run(&model, &feeds, engine(&a.threads)?)?;
     quantal::save_npz(&a.output, &outputs)?;
     Ok(String::new())
@@ -66,8 +73,7 @@ fn eval(a: &EvalArgs, as_json: bool) -> Result<String, Error> {
     let model = Model::open(&a.model)?;
     let data = dataset(&a.data, &a.model, &model)?;
     let mut session = model.session(Mode::Integer, engine(&a.threads)?)?;
-    let bar = text::bar("evaluating");
-    let result = quantal::evaluate(&mut session, &data, &mut |done, all| text::advance(&bar, done, all))?;
+    let result = quantal::evaluate(&mut session, &data, &mut bar::Bar::default())?;
     Ok(if as_json { json(&result) } else { text::evaluation(&result) })
 }
 
@@ -89,5 +95,61 @@ fn inspect(a: &InspectArgs, as_json: bool) -> Result<String, Error> {
         json(&text::inspection_json(&what, coverage.as_ref()))
     } else {
         text::inspection(&what, coverage.as_ref())
+    })
+}
+
+fn quantize(a: &QuantizeArgs, as_json: bool) -> Result<String, Error> {
+    let engine = engine(&a.threads)?;
+    let mut recipe = match &a.recipe {
+        Some(argument) => quantal::load_recipe(argument)?,
+        None => Recipe::default(),
+    };
+    if let Some(n) = a.samples {
+        recipe.calibration.samples = n as usize;
+    }
+    let model = Model::open(&a.model)?;
+    // The labels, if there are any, are those of the evaluation.
+    let calibration = DataArgs { labels: None, ..a.data.clone() };
+    let data = dataset(&calibration, &a.model, &model)?;
+    let evaluation = match &a.eval {
+        Some(path) => Some(dataset(&DataArgs { data: path.clone(), ..a.data.clone() }, &a.model, &model)?),
+        None => None,
+    };
+    let mut bar = bar::Bar::default();
+    let made = quantal::quantize(&model, &data, &recipe, engine, &mut bar)?;
+    let output = a.output.clone().unwrap_or_else(|| a.model.with_extension("int8.onnx"));
+    let accuracy = match &evaluation {
+        Some(data) => {
+            let mut of = |model: &Model, mode| quantal::evaluate(&mut model.session(mode, engine)?, data, &mut bar);
+            Some([of(&model, Mode::Simulate)?, of(&made.model, Mode::Integer)?])
+        }
+        None => None,
+    };
+    if let Some(path) = &a.save_recipe {
+        quantal::save_text(path, &recipe.to_toml())?;
+    }
+    made.model.save(&output)?;
+    let integer_bytes = std::fs::metadata(&output).map_or(0, |m| m.len());
+    let summary = text::Summary { report: &made.report, output: shown(&output), integer_bytes, accuracy };
+    Ok(if as_json { json(&summary) } else { text::summary(&summary) })
+}
+
+fn compare(a: &CompareArgs, as_json: bool) -> Result<String, Error> {
+    let (first, second) = (Model::open(&a.a)?, Model::open(&a.b)?);
+    let data = dataset(&a.data, &a.a, &first)?;
+    let samples = data.pick(a.samples as usize, 0);
+    let engine = engine(&a.threads)?;
+    let result = quantal::compare(&first, &second, &data, &samples, engine, &mut bar::Bar::default())?;
+    Ok(if as_json { json(&result) } else { text::comparison(&result) })
+}
+
+fn quickstart(a: &QuickstartArgs, as_json: bool) -> Result<String, Error> {
+    let engine = engine(&a.threads)?;
+    let story = quantal::quickstart(engine, &mut bar::Bar::default())?;
+    let report = &story.quantization.report;
+    Ok(if as_json {
+        json(&serde_json::json!({ "report": report, "float": story.float, "integer": story.integer }))
+    } else {
+        text::quickstart(&story, &limits::cpu_name(), engine)
     })
 }

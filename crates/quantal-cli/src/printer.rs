@@ -16,12 +16,6 @@ pub(crate) fn out(text: &str) -> ExitCode {
     }
 }
 
-/// Writes a line for people to stderr.
-pub(crate) fn note(text: &str) {
-    // Nobody to tell: nothing to do about it.
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
-}
-
 /// Whether people watch: progress is drawn for them alone.
 pub(crate) fn watched() -> bool {
     std::io::stderr().is_terminal()

@@ -196,6 +196,17 @@ impl Dataset {
         Self::assemble(spec, inputs, Kind::Idx, Source::Idx(images, plan), labels)
     }
 
+    /// Images and labels as gzipped IDX that the program holds itself; values 0 to 255 as they are.
+    pub fn embedded_idx(images: &[u8], labels: &[u8], inputs: &[InputSpec]) -> Result<Self, Error> {
+        let plain = PRESETS.iter().find(|p| p.name == "mnist").expect("the preset exists").preprocess();
+        let plan = Plan::new(&plain, inputs)?;
+        let images = idx::read_embedded("embedded images", images, 3)?;
+        let labels = idx::read_embedded("embedded labels", labels, 1)?;
+        let spec = DataSpec { path: "embedded images".into(), ..DataSpec::default() };
+        let labels = labels.bytes.iter().map(|&b| b.into()).collect();
+        Self::assemble(&spec, inputs, Kind::Idx, Source::Idx(images, plan), Some(labels))
+    }
+
     fn assemble(
         spec: &DataSpec,
         inputs: &[InputSpec],

@@ -41,6 +41,11 @@ pub(crate) fn read(path: &Path, rank: usize) -> Result<Idx, Error> {
     }
 }
 
+/// Reads gzipped unsigned bytes with `rank` dimensions that are held in memory.
+pub(crate) fn read_embedded(name: &str, gzip: &[u8], rank: usize) -> Result<Idx, Error> {
+    elements(name, MultiGzDecoder::new(gzip), rank, gzip.len() as u64)
+}
+
 fn elements(name: &str, mut source: impl Read, rank: usize, stored: u64) -> Result<Idx, Error> {
     let broken = |e: std::io::Error| Error::array(name, format!("broken or truncated: {}", one_line(&e.to_string())));
     let mut head = [0; 4];

@@ -54,43 +54,71 @@ const FEWEST_RUNS: usize = 3;
 pub fn bench(models: &[Model], engine: Engine, options: BenchOptions) -> Result<Vec<BenchRow>, Error> {
     let mut lanes = Vec::with_capacity(models.len());
     for model in models {
-        let mut session = model.session(Mode::Integer, engine)?;
+        let session = model.session(Mode::Integer, engine)?;
         let feeds = synthetic_feeds(&model.inputs()?, options.batch, options.free)?;
-        // The first runs size buffers and warm caches.
-        session.run(&feeds)?;
-        session.run(&feeds)?;
-        lanes.push(Lane { session, feeds, times: Vec::new(), spent: Duration::ZERO });
+        lanes.push((session, feeds));
     }
-    let budget = Duration::from_secs_f64(options.seconds.max(0.0));
+    let mut lanes: Vec<Lane> = lanes.iter_mut().map(|(session, feeds)| Lane::new(session, feeds)).collect();
+    take_turns(&mut lanes, options.seconds)?;
+    let named = |(model, lane): (&Model, &Lane)| BenchRow { model: model.name.clone(), ..lane.row(options.batch) };
+    Ok(models.iter().zip(&lanes).map(named).collect())
+}
+
+/// Times sessions on the same feeds, in turns; the rows have no names.
+pub(crate) fn time_sessions<const N: usize>(
+    sessions: &mut [Session; N],
+    feeds: &[(String, Tensor)],
+    seconds: f64,
+) -> Result<[BenchRow; N], Error> {
+    let batch = feeds.first().and_then(|(_, t)| t.shape().first().copied()).unwrap_or(1);
+    let mut lanes = sessions.each_mut().map(|session| Lane::new(session, feeds));
+    take_turns(&mut lanes, seconds)?;
+    Ok(lanes.map(|lane| lane.row(batch)))
+}
+
+fn take_turns(lanes: &mut [Lane<'_>], seconds: f64) -> Result<(), Error> {
+    for lane in lanes.iter_mut() {
+        // The first runs size buffers and warm caches.
+        lane.session.run(lane.feeds)?;
+        lane.session.run(lane.feeds)?;
+    }
+    let budget = Duration::from_secs_f64(seconds.max(0.0));
     while lanes.iter().any(|l| l.times.len() < FEWEST_RUNS || l.spent < budget) {
-        for lane in &mut lanes {
+        for lane in lanes.iter_mut() {
             lane.turn(TURN.min(budget))?;
         }
     }
-    let row = |(model, lane): (&Model, &Lane)| BenchRow {
-        model: model.name.clone(),
-        batch: options.batch,
-        runs: lane.times.len(),
-        wall_ms: spread(lane.times.iter().map(|t| t.0)),
-        cpu_ms: spread(lane.times.iter().map(|t| t.1)),
-    };
-    Ok(models.iter().zip(&lanes).map(row).collect())
+    Ok(())
 }
 
-struct Lane {
-    session: Session,
-    feeds: Vec<(String, Tensor)>,
+struct Lane<'a> {
+    session: &'a mut Session,
+    feeds: &'a [(String, Tensor)],
     /// Wall and CPU time of each run.
     times: Vec<(Duration, Duration)>,
     spent: Duration,
 }
 
-impl Lane {
+impl<'a> Lane<'a> {
+    fn new(session: &'a mut Session, feeds: &'a [(String, Tensor)]) -> Self {
+        Self { session, feeds, times: Vec::new(), spent: Duration::ZERO }
+    }
+
+    fn row(&self, batch: usize) -> BenchRow {
+        BenchRow {
+            model: String::new(),
+            batch,
+            runs: self.times.len(),
+            wall_ms: spread(self.times.iter().map(|t| t.0)),
+            cpu_ms: spread(self.times.iter().map(|t| t.1)),
+        }
+    }
+
     fn turn(&mut self, length: Duration) -> Result<(), Error> {
         let start = Instant::now();
         loop {
             let (wall, cpu) = (Instant::now(), process_cpu_time());
-            self.session.run(&self.feeds)?;
+            self.session.run(self.feeds)?;
             self.times.push((wall.elapsed(), process_cpu_time().saturating_sub(cpu)));
             if start.elapsed() >= length {
                 break;

@@ -29,6 +29,9 @@ pub enum Error {
     /// The data.
     #[error(transparent)]
     Data(#[from] quantal_data::Error),
+    /// Deciding and calibrating.
+    #[error(transparent)]
+    Ptq(#[from] quantal_ptq::Error),
     /// The instruction set asked for.
     #[error(transparent)]
     Isa(#[from] UnknownIsa),
@@ -55,6 +58,7 @@ impl Error {
             Self::Import { cause, .. } => cause.hint(),
             Self::Run(e) => e.hint(),
             Self::Data(e) => e.hint(),
+            Self::Ptq(e) => e.hint(),
             Self::Job { hint, .. } => hint.clone(),
             Self::Isa(_) => Some("unset QUANTAL_ISA to use the best that this CPU has".to_owned()),
             Self::Pass(_) | Self::Qdq(_) => None,

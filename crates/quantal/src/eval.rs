@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use quantal_data::{Dataset, metric};
+use quantal_ptq::Progress;
 use quantal_runtime::Session;
 use quantal_tensor::Tensor;
 use serde::Serialize;
@@ -22,25 +23,21 @@ pub struct Evaluation {
     pub ranks: Vec<usize>,
 }
 
-/// Runs every labelled sample of `data` and ranks its label by the first output's scores. `progress` is called with the
-/// samples done and all.
-pub fn evaluate(
-    session: &mut Session,
-    data: &Dataset,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<Evaluation, Error> {
-    let Some(labels) = data.labels() else {
-        let hint = "give --labels FILE, a CSV with the columns file and label";
-        return Err(Error::job("the data has no labels to compare with", hint));
-    };
+/// Runs every labelled sample of `data` and ranks its label by the first output's scores.
+pub fn evaluate(session: &mut Session, data: &Dataset, progress: &mut dyn Progress) -> Result<Evaluation, Error> {
     let all: Vec<usize> = (0..data.len()).collect();
     let mut ranks = Vec::with_capacity(all.len());
-    for (i, sample) in data.stream(&all).enumerate() {
+    progress.begin("evaluating", Some(all.len()));
+    for sample in data.stream(&all) {
         let sample = sample?;
-        let outputs = session.run(&sample.feeds)?;
-        ranks.push(metric::rank(&scores(&outputs)?, sample.label.unwrap_or(labels[i])));
-        progress(i + 1, all.len());
+        let Some(label) = sample.label else {
+            let hint = "give --labels FILE, a CSV with the columns file and label";
+            return Err(Error::job(format!("sample `{}` has no label to compare with", sample.name), hint));
+        };
+        ranks.push(metric::rank(&scores(&session.run(&sample.feeds)?)?, label));
+        progress.step();
     }
+    progress.done();
     let a = metric::Accuracy::from_ranks(&ranks);
     Ok(Evaluation { top1: a.top1, top5: a.top5, count: a.count, top1_ci95: a.ci95, ranks })
 }

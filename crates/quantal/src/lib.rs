@@ -16,19 +16,27 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+mod compare;
 mod engine;
 mod error;
 mod eval;
 mod inspect;
 mod model;
+mod prepare;
+mod quantize;
+mod quickstart;
 mod run;
 
+pub use compare::{Comparison, LayerRow, compare};
 pub use engine::Engine;
 pub use error::Error;
 pub use eval::{Evaluation, evaluate};
 pub use inspect::{Inspection, OpRow, QuantizedValue, ValueRow, inspect};
-pub use model::{Model, save_npz};
+pub use model::{Model, save_npz, save_text};
 pub use quantal_data as data;
+pub use quantal_ptq::{Progress, Recipe, Silent};
 pub use quantal_runtime::{Coverage, Mode, Reason, Session, Status, coverage};
 pub use quantal_tensor::{DType, Tensor, bytes::set_memory_limit};
+pub use quantize::{DecisionRow, FallbackRow, Quantization, Report, load_recipe, quantize};
+pub use quickstart::{Quickstart, quickstart};
 pub use run::run;

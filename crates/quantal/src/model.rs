@@ -79,3 +79,8 @@ impl Model {
 pub fn save_npz(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), Error> {
     Ok(quantal_onnx::save_atomic(path, &quantal_data::npz::write_npz(tensors)?)?)
 }
+
+/// Writes a text file, whole or not at all.
+pub fn save_text(path: &Path, text: &str) -> Result<(), Error> {
+    Ok(quantal_onnx::save_atomic(path, text.as_bytes())?)
+}

@@ -1,27 +1,9 @@
 //! Results as people read them.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use quantal::bench::BenchRow;
-use quantal::{Coverage, Evaluation, Inspection, Status};
+use quantal::{Comparison, Coverage, Engine, Evaluation, Inspection, Quickstart, Report, Status};
 use serde::Serialize;
 use std::fmt::Write as _;
-
-/// A progress bar, drawn on a terminal alone.
-pub(super) fn bar(what: &'static str) -> ProgressBar {
-    let target = if crate::printer::watched() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("{msg:>12} [{bar:32}] {pos}/{len} {eta}");
-    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ");
-    ProgressBar::with_draw_target(Some(0), target).with_style(style).with_message(what)
-}
-
-/// Moves a bar; the last step takes it away.
-pub(super) fn advance(bar: &ProgressBar, done: usize, all: usize) {
-    bar.set_length(all as u64);
-    bar.set_position(done as u64);
-    if done == all {
-        bar.finish_and_clear();
-    }
-}
 
 pub(super) fn evaluation(e: &Evaluation) -> String {
     let (low, high) = e.top1_ci95;
@@ -156,4 +138,135 @@ pub(super) fn size(bytes: u64) -> String {
         1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
         _ => format!("{:.2} GB", bytes as f64 / 1e9),
     }
+}
+
+/// What a quantization gave, with the file that it was written to.
+#[derive(Serialize)]
+pub(super) struct Summary<'a> {
+    #[serde(flatten)]
+    pub(super) report: &'a Report,
+    /// The INT8 model.
+    pub(super) output: String,
+    /// Its size.
+    pub(super) integer_bytes: u64,
+    /// Accuracy of the float and of the INT8 model, if it was asked for.
+    pub(super) accuracy: Option<[Evaluation; 2]>,
+}
+
+pub(super) fn summary(s: &Summary<'_>) -> String {
+    let r = s.report;
+    let mut t = format!("{}  ->  {}\n", r.model, s.output);
+    let _ = writeln!(t, "calibrated on {} of {} with the observer {}", r.samples, r.data, r.recipe.observer.name());
+    t += &passes(r);
+    t += &in_integers(r);
+    let _ = writeln!(t, "size: {} -> {}", size(r.float_bytes), size(s.integer_bytes));
+    let same = 100.0 * r.agreement;
+    let _ = writeln!(
+        t,
+        "cost: outputs within {:.1} dB SQNR of float; same highest score on {same:.1} % of samples",
+        r.output_sqnr_db
+    );
+    if let Some([float, integer]) = &s.accuracy {
+        t += &accuracy(float, integer);
+    }
+    t += &speed(r);
+    t
+}
+
+fn passes(r: &Report) -> String {
+    let list: Vec<String> = r.passes.iter().map(|(pass, n)| format!("{pass} {n}")).collect();
+    if list.is_empty() { String::new() } else { format!("rewrites before: {}\n", list.join(", ")) }
+}
+
+fn in_integers(r: &Report) -> String {
+    let share = r.integer_mac_share.map_or("an unknown share".to_owned(), |s| format!("{:.1} %", 100.0 * s));
+    let mut t =
+        format!("runs in integers: {share} of multiply-accumulates; {} nodes run in float\n", r.fallbacks.len());
+    for f in r.fallbacks.iter().take(MOST_FALLBACKS) {
+        let _ = writeln!(t, "  float: {} {}: {}", f.op, f.node, f.reason);
+    }
+    if r.fallbacks.len() > MOST_FALLBACKS {
+        let _ = writeln!(t, "  and {} more (--json lists all)", r.fallbacks.len() - MOST_FALLBACKS);
+    }
+    t
+}
+
+/// Nodes in float that a person is shown.
+const MOST_FALLBACKS: usize = 8;
+
+fn accuracy(float: &Evaluation, integer: &Evaluation) -> String {
+    let (a, b) = (100.0 * float.top1, 100.0 * integer.top1);
+    let changed = float.ranks.iter().zip(&integer.ranks).filter(|(x, y)| (**x == 0) != (**y == 0)).count();
+    format!(
+        "accuracy: top-1 {a:.2} % -> {b:.2} % ({:+.2} points; {changed} of {} answers changed)\n",
+        b - a,
+        float.count
+    )
+}
+
+fn speed(r: &Report) -> String {
+    let Some([float, integer]) = &r.timing else { return String::new() };
+    let (a, b) = (float.wall_ms.median, integer.wall_ms.median);
+    format!("speed: {a:.2} ms -> {b:.2} ms a sample, {:.2} times as fast as this runtime's float\n", a / b)
+}
+
+pub(super) fn comparison(c: &Comparison) -> String {
+    let mut t = format!("{} against {} on {} samples\n", c.b, c.a, c.samples);
+    let _ = writeln!(
+        t,
+        "same highest score on {:.1} % of samples; outputs {:.1} dB SQNR",
+        100.0 * c.agreement,
+        c.output_sqnr_db
+    );
+    if !c.layers.is_empty() {
+        t += "values that both have, SQNR in dB (higher is closer):\n";
+        for l in &c.layers {
+            let _ = writeln!(t, "  {:7.1}  {:20} {}", l.sqnr_db, l.op, l.value);
+        }
+    }
+    t
+}
+
+pub(super) fn quickstart(q: &Quickstart, cpu: &str, engine: Engine) -> String {
+    let (r, c) = (&q.quantization.report, &q.quantization.coverage);
+    let float = c.count(|s| matches!(s, Status::Float { .. }));
+    let mut t = String::from("A small network for handwritten digits goes from FP32 to INT8.\n\n");
+    let mut line = |what: &str, figure: String, means: &str| {
+        let _ = writeln!(t, "{what:11} {figure:34} {means}");
+    };
+    line("calibrated", format!("on {} digits", r.samples), "ranges of activations are read off these");
+    let share = 100.0 * r.integer_mac_share.unwrap_or(0.0);
+    line("integers", format!("{share:.1} % of multiply-accumulates"), "read off the compiled program, not predicted");
+    line("in float", format!("{float} nodes"), "each would be listed here with its reason");
+    line(
+        "size",
+        format!("{} -> {}", size(r.float_bytes), size(r.integer_bytes)),
+        "weights take one byte instead of four",
+    );
+    let (a, b) = (100.0 * q.float.top1, 100.0 * q.integer.top1);
+    let changed = q.float.ranks.iter().zip(&q.integer.ranks).filter(|(x, y)| (**x == 0) != (**y == 0)).count();
+    line(
+        "accuracy",
+        format!("{a:.1} % -> {b:.1} %"),
+        &format!("on {} digits that neither training nor calibration saw", q.float.count),
+    );
+    line("changed", format!("{changed} answers"), "right before and wrong now, or the other way round");
+    line(
+        "closeness",
+        format!("{:.1} dB SQNR", r.output_sqnr_db),
+        "of the outputs; 20 dB is one part in ten, 40 dB one in a hundred",
+    );
+    if let Some([f, i]) = &r.timing {
+        let (f, i) = (f.wall_ms.median, i.wall_ms.median);
+        line(
+            "speed",
+            format!("{f:.3} ms -> {i:.3} ms, {:.2} times", f / i),
+            &format!("one digit, {cpu}, {}, {} threads", engine.isa, engine.threads),
+        );
+    }
+    for f in r.fallbacks.iter().take(MOST_FALLBACKS) {
+        let _ = writeln!(t, "  float: {} {}: {}", f.op, f.node, f.reason);
+    }
+    t += "\nNow your own: quantal quantize MODEL.onnx --data FOLDER\n";
+    t
 }

@@ -1,0 +1,222 @@
+//! `quantal quantize`: a float model and a sample of data in, a QDQ model that runs in integers out, with the evidence.
+
+use crate::bench::{BenchRow, time_sessions};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::eval::scores;
+use crate::model::Model;
+use crate::prepare::canonical;
+use quantal_data::Dataset;
+use quantal_ptq::{Progress, Recipe, Verdict};
+use quantal_runtime::{Coverage, Mode, Session};
+use quantal_tensor::stats::SqnrSums;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// A quantized model with everything that was decided and measured.
+#[derive(Debug)]
+pub struct Quantization {
+    /// The model, ready to be saved or run.
+    pub model: Model,
+    /// What became of each node of it here.
+    pub coverage: Coverage,
+    /// The figures.
+    pub report: Report,
+}
+
+/// What was decided, what it did, and what it gains.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The float model.
+    pub model: String,
+    /// The full recipe: with the model and the samples it makes the same file again.
+    pub recipe: Recipe,
+    /// Samples that calibration saw, in words.
+    pub data: String,
+    /// Number of those samples.
+    pub samples: usize,
+    /// Rewrites before quantization: how often each pass changed something.
+    pub passes: BTreeMap<&'static str, usize>,
+    /// One entry for each node that was decided on.
+    pub decisions: Vec<DecisionRow>,
+    /// The part of multiply-accumulates that runs in integers, where shapes are known, 0 to 1.
+    pub integer_mac_share: Option<f64>,
+    /// Nodes that run in float, with the reason.
+    pub fallbacks: Vec<FallbackRow>,
+    /// How close the outputs are to those of the float model, in decibels, over the first samples.
+    pub output_sqnr_db: f64,
+    /// Share of those samples whose highest score is the same.
+    pub agreement: f64,
+    /// Size of the float file.
+    pub float_bytes: u64,
+    /// Size of the constants in the quantized model.
+    pub integer_bytes: u64,
+    /// Time of one inference on a sample, float and integer, taken in turns.
+    pub timing: Option<[BenchRow; 2]>,
+}
+
+/// What was decided about one node.
+#[derive(Clone, Debug, Serialize)]
+pub struct DecisionRow {
+    /// Its name.
+    pub node: String,
+    /// Its operator.
+    pub op: &'static str,
+    /// `integer`, `fused` or `float`.
+    pub verdict: &'static str,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// A node that runs in float.
+#[derive(Clone, Debug, Serialize)]
+pub struct FallbackRow {
+    /// Its name.
+    pub node: String,
+    /// Its operator.
+    pub op: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Samples on which the outputs of both models are compared.
+const EVIDENCE_SAMPLES: usize = 32;
+/// Seconds that each of the two models is timed.
+const TIMING_SECONDS: f64 = 0.5;
+/// Below this a rewrite has changed what the model computes; rounding alone stays far above.
+const LEAST_REWRITE_SQNR_DB: f64 = 40.0;
+
+/// Quantizes a model. The same model, samples and recipe give the same model, byte for byte, on every CPU and number of
+/// threads.
+pub fn quantize(
+    model: &Model,
+    data: &Dataset,
+    recipe: &Recipe,
+    engine: Engine,
+    progress: &mut dyn Progress,
+) -> Result<Quantization, Error> {
+    let (graph, changes) = canonical(&model.graph, engine.isa)?;
+    let float = Model { graph, ..model.clone() };
+    let picked = data.pick(recipe.calibration.samples, recipe.calibration.seed);
+    check_rewrites(model, &float, data, picked[0], engine)?;
+    let made = quantal_ptq::quantize(&float.graph, data.stream(&picked), recipe, engine.isa, engine.threads, progress)?;
+    let integer = Model { graph: made.graph, ..model.clone() };
+    let mut sessions = [float.session(Mode::Simulate, engine)?, integer.session(Mode::Integer, engine)?];
+    let evidence = &picked[..picked.len().min(EVIDENCE_SAMPLES)];
+    let (output_sqnr_db, agreement) = compare_outputs(&mut sessions, data, evidence, progress)?;
+    let feeds = data.sample(picked[0])?.feeds;
+    let timing = time_sessions(&mut sessions, &feeds, TIMING_SECONDS)?;
+    let [_, session] = sessions;
+    let coverage = session.program().coverage.clone();
+    let mut passes = BTreeMap::new();
+    for change in changes {
+        *passes.entry(change.pass).or_default() += 1;
+    }
+    let decided = made.decisions.iter().filter(|d| !matches!(d.verdict, Verdict::Untouched));
+    let decisions = decided.map(|d| DecisionRow {
+        node: d.name.escape_debug().to_string(),
+        op: float.graph.node(d.node).op.name(),
+        verdict: match d.verdict {
+            Verdict::Integer => "integer",
+            Verdict::Fused(_) => "fused",
+            Verdict::Float | Verdict::Untouched => "float",
+        },
+        why: d.why.clone(),
+    });
+    let fallbacks = coverage.fallbacks().map(|(row, reason)| FallbackRow {
+        node: row.name.escape_debug().to_string(),
+        op: row.op.clone(),
+        reason: reason.to_string(),
+    });
+    let [float_time, integer_time] = timing;
+    let named = |row: BenchRow, name: &str| BenchRow { model: name.to_owned(), ..row };
+    let report = Report {
+        model: model.name.clone(),
+        recipe: recipe.clone(),
+        data: data.describe(),
+        samples: made.calibration.samples,
+        passes,
+        decisions: decisions.collect(),
+        integer_mac_share: coverage.integer_mac_share(),
+        fallbacks: fallbacks.collect(),
+        output_sqnr_db,
+        agreement,
+        float_bytes: model.bytes,
+        integer_bytes: constant_bytes(&integer),
+        timing: Some([named(float_time, "float"), named(integer_time, "integer")]),
+    };
+    Ok(Quantization { model: integer, coverage, report })
+}
+
+/// Runs one sample through the graph as imported and as rewritten: a pass that is wrong stops here.
+fn check_rewrites(before: &Model, after: &Model, data: &Dataset, sample: usize, engine: Engine) -> Result<(), Error> {
+    let feeds = data.sample(sample)?.feeds;
+    let outputs = |m: &Model| Ok::<_, Error>(m.session(Mode::Simulate, engine)?.run(&feeds)?);
+    let (a, b) = (outputs(before)?, outputs(after)?);
+    for ((name, a), (_, b)) in a.iter().zip(&b) {
+        let (Some(a), Some(b)) = (a.get::<f32>(), b.get::<f32>()) else { continue };
+        let mut sums = SqnrSums::default();
+        sums.add(a, b);
+        // A model that was quantized before loses its own rounding when that is taken out.
+        let was_quantized = before.graph.nodes().any(|(_, n)| n.op.quant_class() == quantal_ir::QuantClass::Quant);
+        if sums.db() < LEAST_REWRITE_SQNR_DB && !was_quantized {
+            let text = format!(
+                "the rewrites before quantization changed output `{}` ({:.1} dB)",
+                name.escape_debug(),
+                sums.db()
+            );
+            return Err(Error::job(text, "this is a bug in quantal: please report it with the model"));
+        }
+    }
+    Ok(())
+}
+
+/// SQNR of the outputs in decibels, and the share of samples whose highest score is the same.
+fn compare_outputs(
+    [float, integer]: &mut [Session; 2],
+    data: &Dataset,
+    samples: &[usize],
+    progress: &mut dyn Progress,
+) -> Result<(f64, f64), Error> {
+    let (mut sums, mut same) = (SqnrSums::default(), 0);
+    progress.begin("comparing", Some(samples.len()));
+    for sample in data.stream(samples) {
+        let feeds = sample?.feeds;
+        let (a, b) = (float.run(&feeds)?, integer.run(&feeds)?);
+        for ((_, a), (_, b)) in a.iter().zip(&b) {
+            if let (Some(a), Some(b)) = (a.get::<f32>(), b.get::<f32>()) {
+                sums.add(a, b);
+            }
+        }
+        same += usize::from(highest(&scores(&a)?) == highest(&scores(&b)?));
+        progress.step();
+    }
+    progress.done();
+    Ok((sums.db(), same as f64 / samples.len().max(1) as f64))
+}
+
+/// The index of the highest score, the first of equals.
+pub(crate) fn highest(scores: &[f32]) -> usize {
+    (0..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best })
+}
+
+fn constant_bytes(model: &Model) -> u64 {
+    let uses = model.graph.uses();
+    let held = model.graph.values().filter(|(v, _)| !uses.readers(*v).is_empty());
+    held.filter_map(|(_, v)| v.constant.as_ref()).map(|t| t.bytes().len() as u64).sum()
+}
+
+/// The recipe that an argument means: the name of a built-in one, or the path of a TOML file.
+pub fn load_recipe(argument: &str) -> Result<Recipe, Error> {
+    if quantal_ptq::recipe::PRESETS.contains(&argument) {
+        return Ok(Recipe::preset(argument)?);
+    }
+    let text = std::fs::read_to_string(argument).map_err(|e| {
+        let names = quantal_ptq::recipe::PRESETS.join(", ");
+        Error::job(
+            format!("`{}` is neither a built-in recipe nor a file that can be read: {e}", argument.escape_debug()),
+            &format!("the built-in recipes are {names}; --save-recipe writes a file to start from"),
+        )
+    })?;
+    Ok(Recipe::from_toml(&text)?)
+}
