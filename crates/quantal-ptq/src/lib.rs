@@ -1,6 +1,6 @@
 //! Deciding: which values are held in integers, and with what numbers.
 //!
-//! [`place`] chooses the values, [`calibrate`] runs the float model over samples and lets an [`Observer`] propose a range
+//! [`place()`] chooses the values, [`calibrate()`] runs the float model over samples and lets an [`Observer`] propose a range
 //! for each, [`weights`] scales the weights; [`quantize()`] does all of it and writes the QDQ graph. Only graph weights
 //! and the [`quantal_ir::QuantPlan`] are edited here.
 #![forbid(unsafe_code)]
