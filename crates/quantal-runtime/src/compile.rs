@@ -2,6 +2,7 @@
 
 use crate::control;
 use crate::coverage::{Coverage, Reason, Row, Status};
+use crate::defaults::Defaults;
 use crate::error::{Error, Result};
 use crate::float;
 use crate::fold;
@@ -35,7 +36,9 @@ pub fn compile(graph: &Graph, mode: Mode, isa: Isa) -> Result<Program> {
 
 /// The same; the values in `taps` are kept apart from fusion, so that [`crate::Session::run_taps`] can show them.
 pub fn compile_observed(graph: &Graph, mode: Mode, isa: Isa, taps: &[ValueId]) -> Result<Program> {
-    Lowering::new(graph, mode, isa, taps, 0).program(taps)
+    let mut program = Lowering::new(graph, mode, isa, taps, 0).program(taps)?;
+    program.defaults = Defaults::of(graph, mode, taps);
+    Ok(program)
 }
 
 /// Compiles a subgraph; gives the values around it that it reads at run time, in the order of its capture slots.
@@ -200,6 +203,7 @@ impl<'g> Lowering<'g> {
             outputs,
             isa: self.isa,
             taps: observed,
+            defaults: None,
             captures: self.captures,
         })
     }

@@ -66,6 +66,12 @@ pub enum Error {
         /// The input.
         input: String,
     },
+    /// A value was fed in place of an input's default, and the graph does not go together with it.
+    #[error("the model cannot run with another value in place of an input's default: {cause}")]
+    Override {
+        /// What was wrong.
+        cause: String,
+    },
     /// An input has the wrong element type.
     #[error("input `{input}` must be {wanted}, found {found}")]
     InputType {
@@ -139,6 +145,7 @@ impl Error {
             | Self::NoProducer { .. }
             | Self::TooDeep { .. }
             | Self::RepeatedInput { .. }
+            | Self::Override { .. }
             | Self::InputShape { .. }
             | Self::Symbol { .. }
             | Self::Tensor(_) => return None,

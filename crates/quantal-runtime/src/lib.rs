@@ -7,6 +7,7 @@
 pub mod compile;
 mod control;
 pub mod coverage;
+mod defaults;
 pub mod error;
 mod float;
 pub mod fold;

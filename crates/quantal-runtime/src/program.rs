@@ -1,6 +1,7 @@
 //! What a graph becomes: steps over slots.
 
 use crate::coverage::Coverage;
+use crate::defaults::Defaults;
 use crate::layout::Layout;
 use crate::steps::Step;
 use quantal_ir::{Dim, NodeId, ValueId};
@@ -87,6 +88,8 @@ pub struct Program {
     pub isa: Isa,
     /// Values that can be observed, with their slots and how they lie there.
     pub(crate) taps: Vec<(ValueId, SlotId, Layout)>,
+    /// Inputs that have a default; `None` if there are none.
+    pub(crate) defaults: Option<Box<Defaults>>,
     /// In a subprogram: the slots of what it reads from the program around it, in the order of the step's inputs.
     pub(crate) captures: Vec<SlotId>,
 }

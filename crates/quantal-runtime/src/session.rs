@@ -1,6 +1,7 @@
 //! Running a program: feeds in, outputs out, and any observable value on the way.
 
 use crate::control;
+use crate::defaults::same;
 use crate::error::{Error, Result};
 use crate::layout::{Layout, moved};
 use crate::ops::OpError;
@@ -37,12 +38,19 @@ pub struct Session {
     program: Arc<Program>,
     threads: Threads,
     pool: Pool,
+    /// Programs for feeds in place of defaults, by the values that are fed.
+    variants: BTreeMap<Vec<ValueId>, Arc<Program>>,
 }
 
 impl Session {
     /// A session with `threads` threads, the calling one included.
     pub fn new(program: impl Into<Arc<Program>>, threads: usize) -> Self {
-        Self { program: program.into(), threads: Threads::new(threads), pool: Pool::default() }
+        Self {
+            program: program.into(),
+            threads: Threads::new(threads),
+            pool: Pool::default(),
+            variants: BTreeMap::new(),
+        }
     }
 
     /// The program that it runs.
@@ -52,7 +60,7 @@ impl Session {
 
     /// Runs the program once: named tensors in, the outputs in the model's order out.
     pub fn run(&mut self, feeds: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>> {
-        self.observed(feeds, Watch::default())
+        self.observed(feeds, &[], None, None)
     }
 
     /// The same, and calls `tap` with each of the values in `taps` as it is made. They must be among those that the
@@ -61,32 +69,63 @@ impl Session {
         &mut self,
         feeds: &[(String, Tensor)],
         taps: &[ValueId],
-        tap: &mut Tap<'_>,
+        mut tap: &mut Tap<'_>,
     ) -> Result<Vec<(String, Tensor)>> {
-        let mut wanted: BTreeMap<SlotId, Vec<(ValueId, Layout)>> = BTreeMap::new();
-        for v in taps {
-            let found = self.program.taps.iter().find(|t| t.0 == *v);
-            let (v, slot, layout) = found.ok_or_else(|| Error::NotObservable { value: format!("#{}", v.0) })?;
-            wanted.entry(*slot).or_default().push((*v, *layout));
-        }
-        self.observed(feeds, Watch { wanted, tap: Some(tap), times: None })
+        self.observed(feeds, taps, Some(&mut tap), None)
     }
 
     /// The same as [`Session::run`], with the time that each step took.
     pub fn run_profiled(&mut self, feeds: &[(String, Tensor)]) -> Result<(Vec<(String, Tensor)>, Vec<StepTime>)> {
         let mut times = Vec::with_capacity(self.program.steps.len());
-        let watch = Watch { wanted: BTreeMap::new(), tap: None, times: Some(&mut times) };
-        let outputs = self.observed(feeds, watch)?;
+        let outputs = self.observed(feeds, &[], None, Some(&mut times))?;
         Ok((outputs, times))
     }
 
-    fn observed(&mut self, feeds: &[(String, Tensor)], watch: Watch<'_>) -> Result<Vec<(String, Tensor)>> {
-        let program = Arc::clone(&self.program);
-        let given = bind(&program.inputs, feeds)?;
+    fn observed<'w>(
+        &mut self,
+        feeds: &[(String, Tensor)],
+        taps: &[ValueId],
+        tap: Option<&'w mut Tap<'w>>,
+        times: Option<&'w mut Vec<StepTime>>,
+    ) -> Result<Vec<(String, Tensor)>> {
+        let (program, feeds) = self.choose(feeds)?;
+        let mut wanted: BTreeMap<SlotId, Vec<(ValueId, Layout)>> = BTreeMap::new();
+        for v in taps {
+            let found = program.taps.iter().find(|t| t.0 == *v);
+            let (v, slot, layout) = found.ok_or_else(|| Error::NotObservable { value: format!("#{}", v.0) })?;
+            wanted.entry(*slot).or_default().push((*v, *layout));
+        }
+        let given = bind(&program.inputs, &feeds)?;
         let env = Env { isa: program.isa, threads: &self.threads, pool: &mut self.pool };
         let mut run = Run { env, steps: 0, scan_bytes: 0 };
-        let results = run.program(&program, given, watch)?;
+        let results = run.program(&program, given, Watch { wanted, tap, times })?;
         Ok(program.outputs.iter().map(|o| o.name.to_string()).zip(results).collect())
+    }
+
+    /// The program for these feeds, and the feeds without those that repeat a default.
+    fn choose<'f>(&mut self, feeds: &'f [(String, Tensor)]) -> Result<(Arc<Program>, Vec<&'f (String, Tensor)>)> {
+        let Some(defaults) = &self.program.defaults else {
+            return Ok((Arc::clone(&self.program), feeds.iter().collect()));
+        };
+        let (mut kept, mut given) = (Vec::with_capacity(feeds.len()), BTreeSet::new());
+        for feed in feeds {
+            match defaults.find(&feed.0) {
+                Some((_, default)) if same(default, &feed.1) => continue,
+                Some((v, _)) => _ = given.insert(v),
+                None => {}
+            }
+            kept.push(feed);
+        }
+        if given.is_empty() {
+            return Ok((Arc::clone(&self.program), kept));
+        }
+        let given: Vec<ValueId> = given.into_iter().collect();
+        if let Some(program) = self.variants.get(&given) {
+            return Ok((Arc::clone(program), kept));
+        }
+        let program = Arc::new(defaults.program(&given, self.program.isa)?);
+        self.variants.insert(given, Arc::clone(&program));
+        Ok((program, kept))
     }
 }
 
@@ -220,7 +259,7 @@ fn tensor_of<'a>(program: &'a Program, values: &'a [Option<Tensor>], slot: SlotI
 }
 
 /// Checks the feeds against the inputs and puts each into its slot.
-fn bind(inputs: &[Input], feeds: &[(String, Tensor)]) -> Result<Vec<(SlotId, Tensor)>> {
+fn bind(inputs: &[Input], feeds: &[&(String, Tensor)]) -> Result<Vec<(SlotId, Tensor)>> {
     let names = || inputs.iter().map(|i| i.name.escape_debug().to_string()).collect::<Vec<_>>();
     let known: BTreeMap<&str, &Input> = inputs.iter().map(|i| (&*i.name, i)).collect();
     let mut seen = BTreeSet::new();
@@ -240,7 +279,7 @@ fn bind(inputs: &[Input], feeds: &[(String, Tensor)]) -> Result<Vec<(SlotId, Ten
         bound.push((input.slot, tensor.clone()));
     }
     for input in inputs {
-        let Some((_, tensor)) = feeds.iter().find(|(name, _)| **name == *input.name) else {
+        let Some((_, tensor)) = feeds.iter().find(|f| *f.0 == *input.name) else {
             return Err(Error::MissingInput { input: input.name.escape_debug().to_string(), inputs: names() });
         };
         check_shape(input, tensor, &mut symbols)?;

@@ -63,7 +63,9 @@ fn doubling(most: Option<i64>, goes_on: impl Fn(&mut GraphBuilder, ValueId) -> V
     let begin = g.constant("begin", Tensor::from_bools(&[], &[true]).unwrap());
     let m = g.constant("m", Tensor::scalar(most.unwrap_or(i64::MAX)).unwrap());
     let (_, out) = g.nodes(Op::Loop, &[m, begin, x], 2, Attrs::new().with("body", body.into_attr()));
-    out.into_iter().for_each(|v| g.output(v));
+    for v in out {
+        g.output(v);
+    }
     g
 }
 

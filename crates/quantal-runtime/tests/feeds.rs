@@ -74,3 +74,48 @@ fn a_value_without_a_producer_is_named() {
     let error = compile(&g.graph, Mode::Simulate, Isa::PORTABLE).unwrap_err();
     assert!(error.to_string().contains("`lost`"), "{error}");
 }
+
+#[test]
+fn an_input_with_a_default_may_be_left_out_repeated_or_replaced() {
+    use quantal_onnx::Raw;
+    use quantal_onnx::{GraphProto, Model, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
+    use quantal_tensor::Bytes;
+    let named = |name: &str| ValueInfoProto { name: name.to_owned(), ..ValueInfoProto::default() };
+    let tensor = TensorProto {
+        name: "w".to_owned(),
+        dims: vec![2],
+        data_type: 1,
+        raw_data: Some(Raw(Bytes::copy_from(&[10.0_f32.to_le_bytes(), 20.0_f32.to_le_bytes()].concat()).unwrap())),
+        ..TensorProto::default()
+    };
+    let node = NodeProto {
+        op_type: "Add".to_owned(),
+        input: vec!["x".to_owned(), "w".to_owned()],
+        output: vec!["y".to_owned()],
+        ..NodeProto::default()
+    };
+    let graph = GraphProto {
+        node: vec![node],
+        initializer: vec![tensor],
+        input: vec![named("x"), named("w")],
+        output: vec![named("y")],
+        ..GraphProto::default()
+    };
+    let opset = OperatorSetIdProto { version: 17, ..OperatorSetIdProto::default() };
+    let proto = ModelProto { graph: Some(Box::new(graph)), opset_import: vec![opset], ..ModelProto::default() };
+    let bytes = Bytes::copy_from(&quantal_onnx::encode(&proto)).unwrap();
+    let graph = quantal_ir::import(&std::sync::Arc::new(Model::parse(bytes).unwrap())).unwrap();
+    let mut s = Session::new(compile(&graph, Mode::Simulate, Isa::PORTABLE).unwrap(), 1);
+    let feed = |name: &str, v: &[f32]| (name.to_owned(), Tensor::from_slice(&[v.len()], v).unwrap());
+    let x = feed("x", &[1.0, 2.0]);
+    for (w, expected) in [
+        (None, [11.0, 22.0]),
+        (Some(feed("w", &[10.0, 20.0])), [11.0, 22.0]),
+        (Some(feed("w", &[0.5, 0.0])), [1.5, 2.0]),
+        (Some(feed("w", &[7.0])), [8.0, 9.0]),
+        (None, [11.0, 22.0]),
+    ] {
+        let feeds: Vec<_> = std::iter::once(x.clone()).chain(w).collect();
+        assert_eq!(s.run(&feeds).unwrap()[0].1.as_slice::<f32>(), expected);
+    }
+}

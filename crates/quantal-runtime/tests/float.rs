@@ -208,6 +208,30 @@ fn concat_split_gates_and_transposes_stay_channels_last() {
 }
 
 #[test]
+fn slices_pads_and_resizes_stay_channels_last() {
+    let mut g = GraphBuilder::new(17);
+    let x = g.input("x", DType::F32, &[1, 4, 6, 5]);
+    let ints = |g: &mut GraphBuilder, name: &str, list: &[i64]| {
+        g.constant(name, Tensor::from_slice(&[list.len()], list).unwrap())
+    };
+    let a = conv(&mut g, x, &[4, 4, 1, 1], 0, 1, &[1, 4, 6, 5]);
+    let (from, to, axes) =
+        (ints(&mut g, "from", &[1, -4]), ints(&mut g, "to", &[4, 100]), ints(&mut g, "axes", &[1, -1]));
+    let a = g.node(Op::Slice, &[a, from, to, axes], Attrs::new());
+    let a = shaped(&mut g, a, &[1, 3, 6, 4]);
+    let pads = ints(&mut g, "pads", &[0, 1, 2, 3, 0, 0, 1, 0]);
+    let a = g.node(Op::Pad, &[a, pads], Attrs::new());
+    let a = shaped(&mut g, a, &[1, 4, 9, 7]);
+    let roi = g.constant("roi", Tensor::zeros(DType::F32, &[0]).unwrap());
+    let scales = g.constant("scales", Tensor::from_slice(&[4], &[1.0_f32, 1.0, 2.0, 3.0]).unwrap());
+    let mode = Attrs::new().with("mode", Attr::Str(b"linear"[..].into()));
+    let y = g.node(Op::Resize, &[a, roi, scales], mode);
+    shaped(&mut g, y, &[1, 4, 18, 21]);
+    g.output(y);
+    assert_eq!(check(&g), ["to_channels_last", "conv_f32", "op", "op", "op", "to_standard"]);
+}
+
+#[test]
 fn one_dimensional_and_grouped_convolutions() {
     let mut g = GraphBuilder::new(17);
     let x = g.input("x", DType::F32, &[2, 6, 11]);
