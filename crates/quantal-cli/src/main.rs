@@ -11,12 +11,15 @@ mod printer;
 
 use args::Args;
 use clap::Parser;
+use clap::error::ErrorKind;
 use std::any::Any;
 use std::process::ExitCode;
 use std::sync::Mutex;
 
 /// Deep graphs recurse in their subgraphs: more room than a main thread has by default.
 const STACK_BYTES: usize = 64 << 20;
+
+const NO_VERB: &str = "error: no command given\n\nhint: `quantal quickstart` shows the whole story; `quantal --help` lists the commands\n";
 
 /// Where an internal failure happened, noted by the panic hook.
 static PANIC_AT: Mutex<String> = Mutex::new(String::new());
@@ -25,7 +28,10 @@ fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(e) if e.use_stderr() => {
-            printer::usage(&e.render().to_string());
+            // Without a verb clap shows the help alone; what is wrong comes first here as everywhere.
+            let missing = e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+            let text = if missing { NO_VERB.to_owned() } else { e.render().to_string() };
+            printer::usage(&text);
             return ExitCode::from(2);
         }
         // Help and version were asked for.

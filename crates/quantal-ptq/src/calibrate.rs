@@ -3,9 +3,10 @@
 //! Samples come one by one and are dropped again; what observers keep does not grow. So memory does not depend on the
 //! number of samples.
 
+use crate::bias_correction::ChannelMeans;
 use crate::error::{Error, Result};
 use crate::observer::{NotFinite, Range, Statistics, range_of};
-use crate::place::Group;
+use crate::place::{Group, Product};
 use crate::progress::Progress;
 use quantal_data::Sample;
 use quantal_ir::{Graph, ValueId};
@@ -20,25 +21,33 @@ pub struct Calibration {
     pub samples: usize,
     /// Statistics of each value that was watched.
     pub observed: BTreeMap<ValueId, Statistics>,
+    /// Channel means of the data inputs of products, if they were asked for.
+    pub means: BTreeMap<ValueId, ChannelMeans>,
 }
 
-/// Runs the float `graph` over `samples` and watches the sources of `groups`, each with the observer of its group.
-/// Where nothing is to be watched, no sample is read.
+/// Runs the float `graph` over `samples` and watches the sources of `groups`, each with the observer of its group, and
+/// the channel means of the data inputs of `products`. Where nothing is to be watched, no sample is read.
 pub fn calibrate(
     graph: &Graph,
     groups: &[Group],
+    products: &[Product],
     samples: impl IntoIterator<Item = Result<Sample, quantal_data::Error>>,
     isa: Isa,
     threads: usize,
     progress: &mut dyn Progress,
 ) -> Result<Calibration> {
-    let mut calibration = Calibration { samples: 0, observed: BTreeMap::new() };
+    let mut calibration = Calibration { samples: 0, observed: BTreeMap::new(), means: BTreeMap::new() };
     for group in groups {
         for &v in group.sources.iter().filter(|&&v| graph.value(v).constant.is_none()) {
             calibration.observed.insert(v, Statistics::new(&group.observer));
         }
     }
-    let taps: Vec<ValueId> = calibration.observed.keys().copied().collect();
+    for product in products {
+        calibration.means.insert(product.weighted.data, ChannelMeans::for_input_of(graph.node(product.node).op));
+    }
+    let mut taps: Vec<ValueId> = calibration.observed.keys().chain(calibration.means.keys()).copied().collect();
+    taps.sort_unstable();
+    taps.dedup();
     if taps.is_empty() {
         return Ok(calibration);
     }
@@ -50,9 +59,13 @@ pub fn calibrate(
         let sample = sample?;
         let mut not_finite = None;
         let mut look = |v: ValueId, tensor: &quantal_tensor::Tensor| {
-            let statistics = calibration.observed.get_mut(&v).expect("every tap has statistics");
-            if statistics.observe(isa, tensor.as_slice::<f32>()).is_err() {
+            if let Some(statistics) = calibration.observed.get_mut(&v)
+                && statistics.observe(isa, tensor.as_slice::<f32>()).is_err()
+            {
                 not_finite.get_or_insert(v);
+            }
+            if let Some(means) = calibration.means.get_mut(&v) {
+                means.add(tensor);
             }
         };
         let ran = session.run_taps(&sample.feeds, &taps, &mut look);

@@ -3,6 +3,9 @@
 /// Why a recipe cannot be used or a model cannot be quantized.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A tensor could not be made.
+    #[error(transparent)]
+    Tensor(#[from] quantal_tensor::TensorError),
     /// There is no built-in recipe of that name.
     #[error("there is no recipe named `{}`", .name.escape_debug())]
     UnknownPreset {
@@ -92,6 +95,7 @@ impl Error {
                 "check the sample and its preprocessing; leave it out if it is damaged".to_owned()
             }
             Self::AlreadyQuantized { .. } => "start from the float model that it was made from".to_owned(),
+            Self::Tensor(_) => return None,
             Self::NoSamples => "give a folder with at least one sample".to_owned(),
             Self::Data(cause) => return cause.hint(),
             Self::Compile(cause) | Self::Run { cause, .. } => return cause.hint(),

@@ -1,5 +1,6 @@
 //! The whole way from a float graph to a QDQ graph: place, calibrate, scale, write.
 
+use crate::bias_correction;
 use crate::calibrate::calibrate;
 use crate::error::Result;
 use crate::observer::Range;
@@ -34,6 +35,8 @@ pub struct CalibrationSummary {
     pub samples: usize,
     /// The range of each activation that has an encoding.
     pub ranges: Vec<ChosenRange>,
+    /// Number of biases that took back what rounding the weights shifts.
+    pub biases_corrected: usize,
 }
 
 /// The range of one activation.
@@ -62,7 +65,8 @@ pub fn quantize(
     recipe.check()?;
     let placement = place(graph, recipe)?;
     let mut plan = placement.plan;
-    let calibration = calibrate(graph, &placement.groups, samples, isa, threads, progress)?;
+    let means_of = if recipe.bias_correction { &placement.products[..] } else { &[] };
+    let calibration = calibrate(graph, &placement.groups, means_of, samples, isa, threads, progress)?;
     let mut ranges = Vec::new();
     for group in &placement.groups {
         let scheme = plan.encodings[&group.members[0]].scheme;
@@ -79,8 +83,10 @@ pub fn quantize(
     }
     ranges.sort_by_key(|r| r.value);
     set_weights(graph, &placement.products, &mut plan)?;
-    let graph = insert_qdq(graph, &plan)?;
-    let calibration = CalibrationSummary { samples: calibration.samples, ranges };
+    let mut corrected = graph.clone();
+    let biases_corrected = bias_correction::correct(&mut corrected, means_of, &plan, &calibration.means)?;
+    let graph = insert_qdq(&corrected, &plan)?;
+    let calibration = CalibrationSummary { samples: calibration.samples, ranges, biases_corrected };
     Ok(Quantized { graph, plan, decisions: placement.decisions, calibration })
 }
 

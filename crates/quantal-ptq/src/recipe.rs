@@ -20,6 +20,8 @@ pub const PRESETS: [&str; 1] = ["default"];
 pub struct Recipe {
     /// Version of the format: 1.
     pub version: u32,
+    /// Whether biases take back the mean shift that rounding the weights makes.
+    pub bias_correction: bool,
     /// How many samples are seen, and which.
     pub calibration: Calibration,
     /// How ranges of activations are chosen.
@@ -126,6 +128,7 @@ impl Default for Recipe {
     fn default() -> Self {
         Self {
             version: VERSION,
+            bias_correction: true,
             calibration: Calibration::default(),
             observer: Observer::MinMax {},
             weights: Weights::default(),
