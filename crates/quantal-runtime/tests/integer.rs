@@ -1,0 +1,224 @@
+//! Integer programs against the QDQ graph as it is written: at most one step apart at every quantized value, and the
+//! same bits with every instruction set and number of threads.
+
+use quantal_ir::{Attr, Attrs, Op, ValueId, infer};
+use quantal_kernels::Isa;
+use quantal_runtime::{Mode, Program, Session, Status, compile};
+use quantal_tensor::{DType, Tensor};
+use quantal_testkit::data;
+use quantal_testkit::graph::GraphBuilder;
+
+/// A QDQ graph under construction: the data lie in −1 … 1, so scales are told as steps in that range.
+struct Qdq {
+    g: GraphBuilder,
+    /// The scale of each output, which is the last `DequantizeLinear` before it.
+    scales: Vec<f32>,
+}
+
+impl Qdq {
+    fn new() -> Self {
+        Self { g: GraphBuilder::new(17), scales: Vec::new() }
+    }
+
+    fn pair(&mut self, x: ValueId, scale: f32, zero_point: u8) -> ValueId {
+        let n = self.g.graph.value_count();
+        let s = self.g.constant(&format!("s{n}"), Tensor::scalar(scale).unwrap());
+        let z = self.g.constant(&format!("z{n}"), Tensor::scalar(zero_point).unwrap());
+        let q = self.g.node(Op::QuantizeLinear, &[x, s, z], Attrs::new());
+        self.g.node(Op::DequantizeLinear, &[q, s, z], Attrs::new())
+    }
+
+    /// An input of uint8 codes, dequantized.
+    fn input(&mut self, name: &str, shape: &[usize], scale: f32, zero_point: u8) -> ValueId {
+        let x = self.g.input(name, DType::F32, shape);
+        self.pair(x, scale, zero_point)
+    }
+
+    /// Constant codes behind a `DequantizeLinear` with a scale for each slice along `axis`.
+    fn constant<T: quantal_tensor::Element>(
+        &mut self,
+        shape: &[usize],
+        codes: &[T],
+        scales: &[f32],
+        axis: i64,
+    ) -> ValueId {
+        let n = self.g.graph.value_count();
+        let codes = self.g.constant(&format!("codes{n}"), Tensor::from_slice(shape, codes).unwrap());
+        let scales = self.g.constant(&format!("scales{n}"), Tensor::from_slice(&[scales.len()], scales).unwrap());
+        self.g.node(Op::DequantizeLinear, &[codes, scales], Attrs::new().with("axis", Attr::Int(axis)))
+    }
+
+    fn weight(&mut self, shape: &[usize], axis: usize) -> (ValueId, Vec<f32>) {
+        let seed = self.g.graph.value_count() as u64;
+        let codes: Vec<i8> = data::uniform(shape.iter().product(), seed).iter().map(|v| (v * 127.0) as i8).collect();
+        let scales: Vec<f32> = (0..shape[axis]).map(|c| 0.002 + 0.0003 * (c % 5) as f32).collect();
+        (self.constant(shape, &codes, &scales, axis as i64), scales)
+    }
+
+    fn bias(&mut self, scale_x: f32, scales: &[f32]) -> ValueId {
+        let codes: Vec<i32> = (0..scales.len() as i32).map(|c| c * 211 - 900).collect();
+        let scales: Vec<f32> = scales.iter().map(|s| s * scale_x).collect();
+        self.constant(&[codes.len()], &codes, &scales, 0)
+    }
+
+    fn conv(&mut self, x: ValueId, scale_x: f32, weight: &[usize], pad: i64, stride: i64, group: i64) -> ValueId {
+        let (w, scales) = self.weight(weight, 0);
+        let b = self.bias(scale_x, &scales);
+        let attrs = Attrs::new()
+            .with("pads", Attr::Ints(vec![pad; 4]))
+            .with("strides", Attr::Ints(vec![stride; 2]))
+            .with("group", Attr::Int(group));
+        self.g.node(Op::Conv, &[x, w, b], attrs)
+    }
+
+    fn output(&mut self, x: ValueId, scale: f32, zero_point: u8) {
+        let y = self.pair(x, scale, zero_point);
+        self.g.output(y);
+        self.scales.push(scale);
+    }
+
+    /// Compares both modes and all machines; `float` nodes may stay in float.
+    fn check(mut self, float: usize) {
+        infer::run(&mut self.g.graph).unwrap();
+        let graph = &self.g.graph;
+        let feeds: Vec<(String, Tensor)> = (graph.inputs.iter().zip(1..))
+            .map(|(&v, seed)| {
+                let value = graph.value(v);
+                (value.name.to_string(), data::tensor(&value.known_shape().unwrap(), seed))
+            })
+            .collect();
+        let run = |program: Program, threads| Session::new(program, threads).run(&feeds).unwrap();
+        let simulated = run(compile(graph, Mode::Simulate, Isa::PORTABLE).unwrap(), 1);
+        let program = compile(graph, Mode::Integer, Isa::PORTABLE).unwrap();
+        let rows: Vec<_> = program.coverage.rows.iter().filter(|r| matches!(r.status, Status::Float { .. })).collect();
+        assert_eq!(rows.len(), float, "in float: {rows:?}");
+        let expected = run(program, 1);
+        for (((name, a), (_, b)), scale) in expected.iter().zip(&simulated).zip(&self.scales) {
+            let b = b.as_slice::<f32>();
+            assert!(b.iter().any(|v| (v - b[0]).abs() > 12.0 * scale), "{name} says nothing");
+            for (i, (a, b)) in a.as_slice::<f32>().iter().zip(b).enumerate() {
+                let steps = ((a - b) / scale).abs();
+                assert!(steps < 1.01, "{name}: {a} instead of {b} at {i}, {steps} steps");
+            }
+        }
+        for isa in Isa::available() {
+            for threads in 1..=3 {
+                let found = run(compile(graph, Mode::Integer, isa).unwrap(), threads);
+                for ((name, a), (_, b)) in found.iter().zip(&expected) {
+                    assert_eq!(a.bytes(), b.bytes(), "{name} with {} and {threads} threads", isa.level().name());
+                }
+            }
+        }
+    }
+}
+
+const STEP: f32 = 1.0 / 127.0;
+
+#[test]
+fn a_residual_block_stays_within_a_step() {
+    let mut q = Qdq::new();
+    let x = q.input("x", &[2, 19, 9, 7], STEP, 128);
+    let a = q.conv(x, STEP, &[37, 19, 3, 3], 1, 1, 1);
+    let a = q.g.node(Op::Relu, &[a], Attrs::new());
+    let a = q.pair(a, 0.011, 0);
+    let b = q.conv(x, STEP, &[37, 19, 1, 1], 0, 1, 1);
+    let b = q.pair(b, 0.013, 117);
+    let sum = q.g.node(Op::Add, &[a, b], Attrs::new());
+    let y = q.g.node(Op::Relu, &[sum], Attrs::new());
+    q.output(y, 0.026, 0);
+    q.check(0);
+}
+
+#[test]
+fn depthwise_and_strided_convolutions_stay_within_a_step() {
+    for (weight, pad, stride, group) in [([21, 1, 3, 3], 1, 1, 21), ([21, 1, 5, 5], 2, 2, 21), ([12, 7, 3, 3], 1, 2, 3)]
+    {
+        let mut q = Qdq::new();
+        let x = q.input("x", &[1, 21, 11, 13], STEP, 131);
+        let y = q.conv(x, STEP, &weight, pad, stride, group);
+        q.output(y, 0.007, 120);
+        q.check(0);
+    }
+}
+
+#[test]
+fn parts_of_different_scales_are_joined_within_a_step() {
+    let mut q = Qdq::new();
+    let parts = [
+        q.input("a", &[1, 5, 6, 6], STEP, 128),
+        q.input("b", &[1, 17, 6, 6], 0.005, 77),
+        q.input("c", &[1, 3, 6, 6], 0.0091, 3),
+    ];
+    let y = q.g.node(Op::Concat, &parts, Attrs::new().with("axis", Attr::Int(1)));
+    q.output(y, 0.0083, 121);
+    q.check(0);
+}
+
+#[test]
+fn means_stay_within_a_step() {
+    let window = |pads: i64, include: i64| {
+        Attrs::new()
+            .with("kernel_shape", Attr::Ints(vec![3, 3]))
+            .with("pads", Attr::Ints(vec![pads; 4]))
+            .with("count_include_pad", Attr::Int(include))
+    };
+    for (op, attrs) in [
+        (Op::AveragePool, window(0, 0)),
+        (Op::AveragePool, window(1, 0)),
+        (Op::AveragePool, window(1, 1)),
+        (Op::GlobalAveragePool, Attrs::new()),
+        (Op::ReduceMean, Attrs::new().with("axes", Attr::Ints(vec![2, 3]))),
+    ] {
+        let mut q = Qdq::new();
+        let x = q.input("x", &[2, 33, 7, 5], STEP, 128);
+        let y = q.g.node(op, &[x], attrs);
+        q.output(y, 0.0041, 125);
+        q.check(0);
+    }
+}
+
+#[test]
+fn gates_and_products_stay_within_a_step() {
+    let mut q = Qdq::new();
+    let x = q.input("x", &[2, 18, 5, 3], 0.04, 110);
+    let gate = q.g.node(Op::Sigmoid, &[x], Attrs::new());
+    let gate = q.pair(gate, 1.0 / 256.0, 0);
+    let own = q.g.node(Op::Mul, &[x, gate], Attrs::new());
+    q.output(own, 0.0062, 64);
+    let b = q.input("b", &[2, 18, 5, 3], 0.0079, 127);
+    let product = q.g.node(Op::Mul, &[x, b], Attrs::new());
+    q.output(product, 0.0078, 128);
+    let difference = q.g.node(Op::Sub, &[x, b], Attrs::new());
+    q.output(difference, 0.0144, 128);
+    let c = q.input("c", &[2, 18, 1, 1], 0.0079, 127);
+    let scaled = q.g.node(Op::Mul, &[b, c], Attrs::new());
+    q.output(scaled, 0.0077, 126);
+    q.check(0);
+}
+
+#[test]
+fn gemms_stay_within_a_step() {
+    let mut q = Qdq::new();
+    let x = q.input("x", &[7, 45], STEP, 140);
+    let (w, scales) = q.weight(&[29, 45], 0);
+    let b = q.bias(STEP, &scales);
+    let y = q.g.node(Op::Gemm, &[x, w, b], Attrs::new().with("transB", Attr::Int(1)));
+    q.output(y, 0.009, 133);
+    let (w, _) = q.weight(&[45, 31], 1);
+    let y = q.g.node(Op::MatMul, &[x, w], Attrs::new());
+    q.output(y, 0.0091, 127);
+    q.check(0);
+}
+
+#[test]
+fn attention_stays_within_a_step() {
+    let mut q = Qdq::new();
+    let a = q.input("a", &[2, 3, 9, 16], STEP, 128);
+    let b = q.input("b", &[2, 3, 16, 11], 0.0082, 120);
+    let y = q.g.node(Op::MatMul, &[a, b], Attrs::new());
+    q.output(y, 0.031, 125);
+    let rows = q.input("rows", &[2, 3, 9, 21], 0.05, 128);
+    let y = q.g.node(Op::Softmax, &[rows], Attrs::new().with("axis", Attr::Int(-1)));
+    q.output(y, 1.0 / 256.0, 0);
+    q.check(0);
+}
