@@ -68,6 +68,20 @@ impl Model {
         Ok(Session::new(self.compile(mode, engine)?, engine.threads))
     }
 
+    /// The graph with the shapes that these feeds give it, where the model leaves sizes free.
+    pub(crate) fn with_input_shapes(&self, feeds: &[(String, Tensor)]) -> Graph {
+        let mut graph = self.graph.clone();
+        for (name, tensor) in feeds {
+            if let Some(v) = graph.find(name) {
+                let dims = tensor.shape().iter().map(|&d| quantal_ir::Dim::Known(d)).collect();
+                graph.value_mut(v).shape = Some(dims);
+            }
+        }
+        // What cannot be inferred stays unknown: the figures that want it then say so.
+        let _ = quantal_ir::infer::run(&mut graph);
+        graph
+    }
+
     /// Writes the model, whole or not at all.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         let proto = quantal_ir::export(&self.graph)?;

@@ -7,6 +7,7 @@ use crate::eval::scores;
 use crate::model::Model;
 use crate::prepare::canonical;
 use quantal_data::Dataset;
+use quantal_ir::cost;
 use quantal_ptq::{Progress, Recipe, Verdict};
 use quantal_runtime::{Coverage, Mode, Session};
 use quantal_tensor::stats::SqnrSums;
@@ -107,7 +108,11 @@ pub fn quantize(
     let feeds = data.sample(picked[0])?.feeds;
     let timing = time_sessions(&mut sessions, &feeds, TIMING_SECONDS)?;
     let [_, session] = sessions;
-    let coverage = session.program().coverage.clone();
+    let mut coverage = session.program().coverage.clone();
+    let bound = integer.with_input_shapes(&feeds);
+    for row in &mut coverage.rows {
+        row.macs = cost::macs(&bound, row.node);
+    }
     let mut passes = BTreeMap::new();
     for change in changes {
         *passes.entry(change.pass).or_default() += 1;

@@ -156,7 +156,7 @@ pub(super) struct Summary<'a> {
 pub(super) fn summary(s: &Summary<'_>) -> String {
     let r = s.report;
     let mut t = format!("{}  ->  {}\n", r.model, s.output);
-    let _ = writeln!(t, "calibrated on {} of {} with the observer {}", r.samples, r.data, r.recipe.observer.name());
+    let _ = writeln!(t, "calibrated on {} of {}, ranges by {}", r.samples, r.data, r.recipe.observer.name());
     t += &passes(r);
     t += &in_integers(r);
     let _ = writeln!(t, "size: {} -> {}", size(r.float_bytes), size(s.integer_bytes));
@@ -206,7 +206,7 @@ fn accuracy(float: &Evaluation, integer: &Evaluation) -> String {
 
 fn speed(r: &Report) -> String {
     let Some([float, integer]) = &r.timing else { return String::new() };
-    let (a, b) = (float.wall_ms.median, integer.wall_ms.median);
+    let (a, b) = (float.wall_ms.min, integer.wall_ms.min);
     format!("speed: {a:.2} ms -> {b:.2} ms a sample, {:.2} times as fast as this runtime's float\n", a / b)
 }
 
@@ -257,7 +257,7 @@ pub(super) fn quickstart(q: &Quickstart, cpu: &str, engine: Engine) -> String {
         "of the outputs; 20 dB is one part in ten, 40 dB one in a hundred",
     );
     if let Some([f, i]) = &r.timing {
-        let (f, i) = (f.wall_ms.median, i.wall_ms.median);
+        let (f, i) = (f.wall_ms.min, i.wall_ms.min);
         line(
             "speed",
             format!("{f:.3} ms -> {i:.3} ms, {:.2} times", f / i),
