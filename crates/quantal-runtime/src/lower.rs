@@ -10,6 +10,7 @@ mod elementwise;
 mod function;
 mod movement;
 mod pool;
+mod region;
 mod softmax;
 mod table;
 mod weighted;
@@ -68,6 +69,13 @@ pub(crate) fn integer(l: &mut Lowering<'_>, id: NodeId) -> Result<Lowered> {
                 Err(codes::refusal(l, id).into())
             }
         },
+    };
+    // A node that ends in no codes may begin a region that does; why it failed alone says more than why that did.
+    let rule = match rule {
+        Err(Stop::Refused(reason)) if region::may_begin(&reason) => {
+            region::lower(l, id).map_err(|stop| if let Stop::Refused(_) = stop { reason.into() } else { stop })
+        }
+        other => other,
     };
     match rule {
         Ok(()) => Ok(Lowered::Done),

@@ -197,6 +197,49 @@ fn gates_and_products_stay_within_a_step() {
 }
 
 #[test]
+fn functions_written_out_without_codes_between_are_one_table() {
+    let mut q = Qdq::new();
+    let x = q.input("x", &[2, 18, 5, 3], 0.02, 110);
+    let scalar = |q: &mut Qdq, v: f32| {
+        let name = format!("c{}", q.g.graph.value_count());
+        q.g.constant(&name, Tensor::scalar(v).unwrap())
+    };
+    let none = Attrs::new;
+    // x · sigmoid(x), in both orders.
+    let gate = q.g.node(Op::Sigmoid, &[x], none());
+    let swish = q.g.node(Op::Mul, &[gate, x], none());
+    q.output(swish, 0.0043, 50);
+    // 0.5 · x · (1 + erf(x / √2)).
+    let (root, one, half) = (scalar(&mut q, 2.0_f32.sqrt()), scalar(&mut q, 1.0), scalar(&mut q, 0.5));
+    let halved = q.g.node(Op::Mul, &[half, x], none());
+    let v = q.g.node(Op::Div, &[x, root], none());
+    let v = q.g.node(Op::Erf, &[v], none());
+    let v = q.g.node(Op::Add, &[one, v], none());
+    let gelu = q.g.node(Op::Mul, &[halved, v], none());
+    q.output(gelu, 0.0047, 44);
+    // x · clip(x + 3, 0, 6) / 6.
+    let (three, zero, six) = (scalar(&mut q, 3.0), scalar(&mut q, 0.0), scalar(&mut q, 6.0));
+    let v = q.g.node(Op::Add, &[x, three], none());
+    let v = q.g.node(Op::Clip, &[v, zero, six], none());
+    let v = q.g.node(Op::Mul, &[x, v], none());
+    let v = q.g.node(Op::Div, &[v, six], none());
+    q.output(v, 0.0044, 60);
+    q.check(0);
+}
+
+#[test]
+fn a_gate_that_is_read_elsewhere_as_well_stays_in_float() {
+    let mut q = Qdq::new();
+    let x = q.input("x", &[1, 4, 5, 3], 0.02, 110);
+    let gate = q.g.node(Op::Sigmoid, &[x], Attrs::new());
+    let swish = q.g.node(Op::Mul, &[gate, x], Attrs::new());
+    q.output(swish, 0.0043, 50);
+    q.g.output(gate);
+    q.scales.push(0.01);
+    q.check(2);
+}
+
+#[test]
 fn gemms_stay_within_a_step() {
     let mut q = Qdq::new();
     let x = q.input("x", &[7, 45], STEP, 140);

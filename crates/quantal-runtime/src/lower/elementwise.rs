@@ -54,7 +54,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
 }
 
 /// The only element of a constant, floats or behind a DequantizeLinear.
-fn scalar(l: &mut Lowering<'_>, v: ValueId) -> Rule<Option<f64>> {
+pub(super) fn scalar(l: &mut Lowering<'_>, v: ValueId) -> Rule<Option<f64>> {
     let value = l.constant(v)?.filter(|t| t.len() == 1 && t.rank() <= 1);
     Ok(value.and_then(|t| t.get::<f32>().map(|t| f64::from(t[0]))))
 }

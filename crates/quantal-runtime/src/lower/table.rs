@@ -75,7 +75,7 @@ pub(super) fn diamond(
 }
 
 /// The codes of an operand as a function of their root: of themselves, if they come from no table.
-fn rooted(l: &Lowering<'_>, x: Operand) -> Rooted {
+pub(super) fn rooted(l: &Lowering<'_>, x: Operand) -> Rooted {
     match l.tables.get(&x.value) {
         Some(r) => r.clone(),
         None => Rooted { root: x.value, codes: x.codes, table: Box::new(std::array::from_fn(|b| b as u8)) },
@@ -83,7 +83,7 @@ fn rooted(l: &Lowering<'_>, x: Operand) -> Rooted {
 }
 
 /// Emits the table, or puts it into the convolution that makes its root, if `nodes` are all that reads the root.
-fn emit(l: &mut Lowering<'_>, id: NodeId, r: Rooted, target: &Target, nodes: &[NodeId]) -> Rule<()> {
+pub(super) fn emit(l: &mut Lowering<'_>, id: NodeId, r: Rooted, target: &Target, nodes: &[NodeId]) -> Rule<()> {
     let layout = l.layout(r.root);
     let (from, rank) = (l.slot(r.root, layout)?, l.rank(r.root));
     let alone = codes::readers_of_codes(l, r.root).is_some_and(|readers| readers.iter().all(|n| nodes.contains(n)));
