@@ -35,23 +35,23 @@ fn expand(graph: &mut Graph, id: NodeId, node: &Node) -> Result<Option<()>, QdqE
         Op::QLinearConv => product(graph, node, Op::Conv, [0, 3, 6], Some(8), kept(&node.attrs))?,
         Op::QLinearMatMul => product(graph, node, Op::MatMul, [0, 3, 6], None, Attrs::new())?,
         Op::QGemm => product(graph, node, Op::Gemm, [0, 3, 7], Some(6), kept(&node.attrs))?,
-        Op::QLinearAdd => of_codes(graph, node, Op::Add, &[0, 3], 6, Attrs::new())?,
-        Op::QLinearMul => of_codes(graph, node, Op::Mul, &[0, 3], 6, Attrs::new())?,
-        Op::QLinearSigmoid => of_codes(graph, node, Op::Sigmoid, &[0], 3, Attrs::new())?,
-        Op::QLinearLeakyRelu => of_codes(graph, node, Op::LeakyRelu, &[0], 3, kept(&node.attrs))?,
+        Op::QLinearAdd => of_codes(graph, node, Op::Add, &[0, 3], 6, Attrs::new()),
+        Op::QLinearMul => of_codes(graph, node, Op::Mul, &[0, 3], 6, Attrs::new()),
+        Op::QLinearSigmoid => of_codes(graph, node, Op::Sigmoid, &[0], 3, Attrs::new()),
+        Op::QLinearLeakyRelu => of_codes(graph, node, Op::LeakyRelu, &[0], 3, kept(&node.attrs)),
         Op::QLinearGlobalAveragePool if !channels_last(node) => {
-            of_codes(graph, node, Op::GlobalAveragePool, &[0], 3, Attrs::new())?
+            of_codes(graph, node, Op::GlobalAveragePool, &[0], 3, Attrs::new())
         }
         Op::QLinearAveragePool if !channels_last(node) => {
-            of_codes(graph, node, Op::AveragePool, &[0], 3, kept(&node.attrs))?
+            of_codes(graph, node, Op::AveragePool, &[0], 3, kept(&node.attrs))
         }
         // Before version 13 a softmax ran over all axes from `axis` on; only the newer one has the form of today.
         Op::QLinearSoftmax if node.attrs.int("opset")?.is_some_and(|v| v >= 13) => {
             let axis = Attrs::new().with("axis", Attr::Int(node.attrs.int_or("axis", -1)?));
-            of_codes(graph, node, Op::Softmax, &[0], 3, axis)?
+            of_codes(graph, node, Op::Softmax, &[0], 3, axis)
         }
-        Op::QLinearConcat => concat(graph, node)?,
-        Op::QLinearWhere => choice(graph, node)?,
+        Op::QLinearConcat => concat(graph, node),
+        Op::QLinearWhere => choice(graph, node),
         _ => None,
     };
     if rewritten.is_some() {
@@ -153,51 +153,44 @@ fn bias_scale(graph: &mut Graph, node: &Node, x: Code, w: Code) -> Result<Option
 }
 
 /// `float(DQ(…), …) → Q`, where the inputs lie in threes at `inputs` and the output's scale at `out`.
-fn of_codes(
-    graph: &mut Graph,
-    node: &Node,
-    float: Op,
-    inputs: &[usize],
-    out: usize,
-    attrs: Attrs,
-) -> Result<Option<()>, QdqError> {
+fn of_codes(graph: &mut Graph, node: &Node, float: Op, inputs: &[usize], out: usize, attrs: Attrs) -> Option<()> {
     let codes: Option<Vec<Code>> = inputs.iter().map(|&at| code(graph, node, at)).collect();
-    let (Some(codes), Some(y), Some(scale)) = (codes, node.output(0), node.input(out)) else { return Ok(None) };
+    let (Some(codes), Some(y), Some(scale)) = (codes, node.output(0), node.input(out)) else { return None };
     let zero_point = node.input(out + 1);
     if std::iter::once(scale).chain(zero_point).any(|v| graph.value(v).constant.is_none()) {
-        return Ok(None);
+        return None;
     }
     let inputs = codes.into_iter().map(|c| Some(dequantize(graph, node, c, None))).collect();
     let r = float_value(graph, node, "result", y);
     graph.add_node(Node::new(float, &node.name, inputs, vec![r], attrs));
-    Ok(quantize(graph, node, r, scale, zero_point))
+    quantize(graph, node, r, scale, zero_point)
 }
 
-fn concat(graph: &mut Graph, node: &Node) -> Result<Option<()>, QdqError> {
+fn concat(graph: &mut Graph, node: &Node) -> Option<()> {
     let parts: Option<Vec<Code>> = (2..node.inputs.len()).step_by(3).map(|at| code(graph, node, at)).collect();
-    let (Some(parts), Some(y), Some(scale)) = (parts, node.output(0), node.input(0)) else { return Ok(None) };
+    let (Some(parts), Some(y), Some(scale)) = (parts, node.output(0), node.input(0)) else { return None };
     let zero_point = node.input(1);
     if std::iter::once(scale).chain(zero_point).any(|v| graph.value(v).constant.is_none()) {
-        return Ok(None);
+        return None;
     }
     let inputs = parts.into_iter().map(|c| Some(dequantize(graph, node, c, None))).collect();
     let r = float_value(graph, node, "result", y);
     graph.add_node(Node::new(Op::Concat, &node.name, inputs, vec![r], kept(&node.attrs)));
-    Ok(quantize(graph, node, r, scale, zero_point))
+    quantize(graph, node, r, scale, zero_point)
 }
 
-fn choice(graph: &mut Graph, node: &Node) -> Result<Option<()>, QdqError> {
+fn choice(graph: &mut Graph, node: &Node) -> Option<()> {
     let (Some(condition), Some(a), Some(b)) = (node.input(0), code(graph, node, 1), code(graph, node, 4)) else {
-        return Ok(None);
+        return None;
     };
-    let (Some(y), Some(scale), zero_point) = (node.output(0), node.input(7), node.input(8)) else { return Ok(None) };
+    let (Some(y), Some(scale), zero_point) = (node.output(0), node.input(7), node.input(8)) else { return None };
     if std::iter::once(scale).chain(zero_point).any(|v| graph.value(v).constant.is_none()) {
-        return Ok(None);
+        return None;
     }
     let sides = [a, b].map(|c| Some(dequantize(graph, node, c, None)));
     let r = float_value(graph, node, "result", y);
     graph.add_node(Node::new(Op::Where, &node.name, vec![Some(condition), sides[0], sides[1]], vec![r], Attrs::new()));
-    Ok(quantize(graph, node, r, scale, zero_point))
+    quantize(graph, node, r, scale, zero_point)
 }
 
 #[cfg(test)]
