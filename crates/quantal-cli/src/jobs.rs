@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 mod bar;
+mod paths;
 mod text;
 
 /// Does the job and prints its result; gives the exit code.
@@ -49,6 +50,7 @@ fn json(value: &impl serde::Serialize) -> String {
 }
 
 fn run_model(a: &RunArgs) -> Result<String, Error> {
+    paths::check_outputs(&[&a.model, &a.input], &[Some(a.output.as_path())])?;
     let model = Model::open(&a.model)?;
     let arrays = npz::read_npz(&a.input)?;
     let feeds = feeds_from_arrays(&shown(&a.input), &arrays, &model.inputs()?)?;
@@ -107,6 +109,13 @@ fn quantize(a: &QuantizeArgs, as_json: bool) -> Result<String, Error> {
     if let Some(n) = a.samples {
         recipe.calibration.samples = n as usize;
     }
+    let output = a.output.clone().unwrap_or_else(|| a.model.with_extension("int8.onnx"));
+    let recipe_file = a.recipe.as_deref().map(Path::new);
+    let inputs: Vec<&Path> = [Some(a.model.as_path()), recipe_file].into_iter().flatten().collect();
+    paths::check_outputs(&inputs, &[Some(output.as_path()), a.save_recipe.as_deref()])?;
+    if a.data.labels.is_some() && a.eval.is_none() {
+        return Err(Error::job("--labels are those of --eval, which is not given", "calibration needs no labels"));
+    }
     let model = Model::open(&a.model)?;
     // The labels, if there are any, are those of the evaluation.
     let calibration = DataArgs { labels: None, ..a.data.clone() };
@@ -115,9 +124,11 @@ fn quantize(a: &QuantizeArgs, as_json: bool) -> Result<String, Error> {
         Some(path) => Some(dataset(&DataArgs { data: path.clone(), ..a.data.clone() }, &a.model, &model)?),
         None => None,
     };
+    if let Some(data) = &evaluation {
+        quantal::check_labelled(data)?;
+    }
     let mut bar = bar::Bar::default();
     let made = quantal::quantize(&model, &data, &recipe, engine, &mut bar)?;
-    let output = a.output.clone().unwrap_or_else(|| a.model.with_extension("int8.onnx"));
     let accuracy = match &evaluation {
         Some(data) => {
             let mut of = |model: &Model, mode| quantal::evaluate(&mut model.session(mode, engine)?, data, &mut bar);
@@ -129,8 +140,8 @@ fn quantize(a: &QuantizeArgs, as_json: bool) -> Result<String, Error> {
         quantal::save_text(path, &recipe.to_toml())?;
     }
     made.model.save(&output)?;
-    let integer_bytes = std::fs::metadata(&output).map_or(0, |m| m.len());
-    let summary = text::Summary { report: &made.report, output: shown(&output), integer_bytes, accuracy };
+    let output_bytes = std::fs::metadata(&output).map_or(0, |m| m.len());
+    let summary = text::Summary { report: &made.report, output: shown(&output), output_bytes, accuracy };
     Ok(if as_json { json(&summary) } else { text::summary(&summary) })
 }
 

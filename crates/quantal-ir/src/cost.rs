@@ -9,8 +9,8 @@ use quantal_tensor::DType;
 use std::collections::BTreeSet;
 
 /// Multiply-accumulates of a node that works by products of matrices; additions of a bias are not counted. A first
-/// dimension that is not fixed counts as 1: figures are for one sample. `None` for operators without such products, and
-/// where a size is not known.
+/// dimension that is not fixed counts as 1: figures are for one sample. 0 for operators without such products; `None`
+/// where a size is not known, and for control flow.
 pub fn macs(graph: &Graph, node: NodeId) -> Option<u64> {
     let node = graph.node(node);
     match node.op {
@@ -26,7 +26,8 @@ pub fn macs(graph: &Graph, node: NodeId) -> Option<u64> {
         Op::Einsum => einsum(graph, node),
         Op::Attention => attention(graph, node),
         Op::Lstm | Op::Gru => recurrent(graph, node),
-        _ => None,
+        Op::If | Op::Loop | Op::Opaque => None,
+        _ => Some(0),
     }
 }
 

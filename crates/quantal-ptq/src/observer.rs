@@ -25,20 +25,36 @@ pub enum Observer {
     /// The range that holds this share of the values, the rest cut off evenly at both ends.
     Percentile {
         /// In percent, above 50 and at most 100.
+        #[serde(default = "default_percent")]
         percent: f64,
     },
     /// The range with the least expected squared error of quantization.
     Mse {
         /// Histogram bins on each side of zero.
+        #[serde(default = "default_bins")]
         bins: usize,
     },
     /// The range whose codes tell most about the distribution: least Kullback-Leibler divergence.
     Entropy {
         /// Histogram bins on each side of zero.
+        #[serde(default = "default_bins")]
         bins: usize,
         /// Codes that cover one side: 128 or 256.
+        #[serde(default = "default_levels")]
         levels: usize,
     },
+}
+
+fn default_percent() -> f64 {
+    99.999
+}
+
+fn default_bins() -> usize {
+    2048
+}
+
+fn default_levels() -> usize {
+    128
 }
 
 /// Histogram bins of the percentile observer, on each side of zero.

@@ -63,6 +63,7 @@ pub fn quantize(
     progress: &mut dyn Progress,
 ) -> Result<Quantized> {
     recipe.check()?;
+    recipe.check_overrides(&graph.nodes().map(|(_, n)| &*n.name).collect::<Vec<_>>())?;
     let placement = place(graph, recipe)?;
     let mut plan = placement.plan;
     let means_of = if recipe.bias_correction { &placement.products[..] } else { &[] };

@@ -234,6 +234,17 @@ impl Recipe {
         Ok(())
     }
 
+    /// Whether every exception fits some node: one that fits none is a slip of the pen.
+    pub fn check_overrides(&self, names: &[&str]) -> Result<()> {
+        for (i, o) in self.overrides.iter().enumerate() {
+            if !names.iter().any(|name| fits(&o.node, name)) {
+                let problem = format!("`{}` fits no node of the model", o.node.escape_debug());
+                return Err(Error::RecipeValue { field: format!("overrides[{i}].node"), problem });
+            }
+        }
+        Ok(())
+    }
+
     /// The first exception that fits a node of that name.
     pub fn override_of(&self, node: &str) -> Option<&Override> {
         self.overrides.iter().find(|o| fits(&o.node, node))

@@ -108,7 +108,7 @@ pub struct Row {
     pub op: String,
     /// What it became.
     pub status: Status,
-    /// Its multiply-accumulates for one sample; `None` for operators without any, and where a shape is not known.
+    /// Its multiply-accumulates for one sample; `None` where a shape is not known.
     pub macs: Option<u64>,
 }
 
@@ -140,7 +140,7 @@ impl Coverage {
         };
         let (mut all, mut in_integers) = (0_u128, 0_u128);
         for row in &self.rows {
-            let macs = u128::from(row.macs.unwrap_or(0));
+            let macs = u128::from(row.macs?);
             all += macs;
             if macs > 0 && integer(row) {
                 in_integers += macs;

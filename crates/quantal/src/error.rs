@@ -46,8 +46,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// An [`Error::Job`].
-    pub(crate) fn job(message: impl Into<String>, hint: &str) -> Self {
+    /// An [`Error::Job`]; an empty hint is none.
+    pub fn job(message: impl Into<String>, hint: &str) -> Self {
         Self::Job { message: message.into(), hint: (!hint.is_empty()).then(|| hint.to_owned()) }
     }
 

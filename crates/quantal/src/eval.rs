@@ -1,7 +1,7 @@
 //! `quantal eval`: how often a classifier is right.
 
 use crate::error::Error;
-use quantal_data::{Dataset, metric};
+use quantal_data::{Dataset, Sample, metric};
 use quantal_ptq::Progress;
 use quantal_runtime::Session;
 use quantal_tensor::Tensor;
@@ -30,10 +30,7 @@ pub fn evaluate(session: &mut Session, data: &Dataset, progress: &mut dyn Progre
     progress.begin("evaluating", Some(all.len()));
     for sample in data.stream(&all) {
         let sample = sample?;
-        let Some(label) = sample.label else {
-            let hint = "give --labels FILE, a CSV with the columns file and label";
-            return Err(Error::job(format!("sample `{}` has no label to compare with", sample.name), hint));
-        };
+        let label = label_of(&sample)?;
         ranks.push(metric::rank(&scores(&session.run(&sample.feeds)?)?, label));
         progress.step();
     }
@@ -49,4 +46,16 @@ pub(crate) fn scores(outputs: &[(String, Tensor)]) -> Result<Vec<f32>, Error> {
         .to_f32_vec()
         .filter(|s| !s.is_empty())
         .ok_or_else(|| Error::job(format!("output `{}` ({}) holds no scores", name.escape_debug(), tensor.dtype()), ""))
+}
+
+fn label_of(sample: &Sample) -> Result<u32, Error> {
+    sample.label.ok_or_else(|| {
+        let hint = "give --labels FILE, a CSV with the columns file and label";
+        Error::job(format!("sample `{}` has no label to compare with", sample.name), hint)
+    })
+}
+
+/// Whether the first sample has a label: to be asked before long work whose end needs them.
+pub fn check_labelled(data: &Dataset) -> Result<(), Error> {
+    label_of(&data.sample(0)?).map(drop)
 }

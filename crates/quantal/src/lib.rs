@@ -30,7 +30,7 @@ mod run;
 pub use compare::{Comparison, LayerRow, compare};
 pub use engine::Engine;
 pub use error::Error;
-pub use eval::{Evaluation, evaluate};
+pub use eval::{Evaluation, check_labelled, evaluate};
 pub use inspect::{Inspection, OpRow, QuantizedValue, ValueRow, inspect};
 pub use model::{Model, save_npz, save_text};
 pub use quantal_data as data;

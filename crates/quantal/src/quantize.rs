@@ -46,8 +46,10 @@ pub struct Report {
     pub fallbacks: Vec<FallbackRow>,
     /// How close the outputs are to those of the float model, in decibels, over the first samples.
     pub output_sqnr_db: f64,
-    /// Share of those samples whose highest score is the same.
-    pub agreement: f64,
+    /// Number of those samples.
+    pub compared: usize,
+    /// On how many of them the highest score is the same.
+    pub agreeing: usize,
     /// Size of the float file.
     pub float_bytes: u64,
     /// Size of the constants in the quantized model.
@@ -104,7 +106,7 @@ pub fn quantize(
     let integer = Model { graph: made.graph, ..model.clone() };
     let mut sessions = [float.session(Mode::Simulate, engine)?, integer.session(Mode::Integer, engine)?];
     let evidence = &picked[..picked.len().min(EVIDENCE_SAMPLES)];
-    let (output_sqnr_db, agreement) = compare_outputs(&mut sessions, data, evidence, progress)?;
+    let (output_sqnr_db, agreeing) = compare_outputs(&mut sessions, data, evidence, progress)?;
     let feeds = data.sample(picked[0])?.feeds;
     let timing = time_sessions(&mut sessions, &feeds, TIMING_SECONDS)?;
     let [_, session] = sessions;
@@ -128,10 +130,17 @@ pub fn quantize(
         },
         why: d.why.clone(),
     });
+    // Where the placement left a node in float it knows why; the compiled program only sees that nothing is quantized.
+    let placed: BTreeMap<&str, &str> = made
+        .decisions
+        .iter()
+        .filter(|d| matches!(d.verdict, Verdict::Float))
+        .map(|d| (&*d.name, d.why.as_str()))
+        .collect();
     let fallbacks = coverage.fallbacks().map(|(row, reason)| FallbackRow {
         node: row.name.escape_debug().to_string(),
         op: row.op.clone(),
-        reason: reason.to_string(),
+        reason: placed.get(&*row.name).map_or_else(|| reason.to_string(), |why| (*why).to_owned()),
     });
     let [float_time, integer_time] = timing;
     let named = |row: BenchRow, name: &str| BenchRow { model: name.to_owned(), ..row };
@@ -145,7 +154,8 @@ pub fn quantize(
         integer_mac_share: coverage.integer_mac_share(),
         fallbacks: fallbacks.collect(),
         output_sqnr_db,
-        agreement,
+        compared: evidence.len(),
+        agreeing,
         float_bytes: model.bytes,
         integer_bytes: constant_bytes(&integer),
         timing: Some([named(float_time, "float"), named(integer_time, "integer")]),
@@ -176,13 +186,13 @@ fn check_rewrites(before: &Model, after: &Model, data: &Dataset, sample: usize, 
     Ok(())
 }
 
-/// SQNR of the outputs in decibels, and the share of samples whose highest score is the same.
+/// SQNR of the outputs in decibels, and the number of samples whose highest score is the same.
 fn compare_outputs(
     [float, integer]: &mut [Session; 2],
     data: &Dataset,
     samples: &[usize],
     progress: &mut dyn Progress,
-) -> Result<(f64, f64), Error> {
+) -> Result<(f64, usize), Error> {
     let (mut sums, mut same) = (SqnrSums::default(), 0);
     progress.begin("comparing", Some(samples.len()));
     for sample in data.stream(samples) {
@@ -197,7 +207,7 @@ fn compare_outputs(
         progress.step();
     }
     progress.done();
-    Ok((sums.db(), same as f64 / samples.len().max(1) as f64))
+    Ok((sums.db(), same))
 }
 
 /// The index of the highest score, the first of equals.

@@ -148,7 +148,7 @@ pub(super) struct Summary<'a> {
     /// The INT8 model.
     pub(super) output: String,
     /// Its size.
-    pub(super) integer_bytes: u64,
+    pub(super) output_bytes: u64,
     /// Accuracy of the float and of the INT8 model, if it was asked for.
     pub(super) accuracy: Option<[Evaluation; 2]>,
 }
@@ -159,12 +159,11 @@ pub(super) fn summary(s: &Summary<'_>) -> String {
     let _ = writeln!(t, "calibrated on {} of {}, ranges by {}", r.samples, r.data, r.recipe.observer.name());
     t += &passes(r);
     t += &in_integers(r);
-    let _ = writeln!(t, "size: {} -> {}", size(r.float_bytes), size(s.integer_bytes));
-    let same = 100.0 * r.agreement;
+    let _ = writeln!(t, "size: {} -> {}", size(r.float_bytes), size(s.output_bytes));
     let _ = writeln!(
         t,
-        "cost: outputs within {:.1} dB SQNR of float; same highest score on {same:.1} % of samples",
-        r.output_sqnr_db
+        "cost: outputs within {:.1} dB SQNR of float; same highest score on {} of {} samples",
+        r.output_sqnr_db, r.agreeing, r.compared
     );
     if let Some([float, integer]) = &s.accuracy {
         t += &accuracy(float, integer);
@@ -207,7 +206,8 @@ fn accuracy(float: &Evaluation, integer: &Evaluation) -> String {
 fn speed(r: &Report) -> String {
     let Some([float, integer]) = &r.timing else { return String::new() };
     let (a, b) = (float.wall_ms.min, integer.wall_ms.min);
-    format!("speed: {a:.2} ms -> {b:.2} ms a sample, {:.2} times as fast as this runtime's float\n", a / b)
+    let how = if b <= a { format!("{:.2} times as fast as", a / b) } else { format!("{:.2} times slower than", b / a) };
+    format!("speed: {a:.2} ms -> {b:.2} ms a sample, {how} this runtime's float\n")
 }
 
 pub(super) fn comparison(c: &Comparison) -> String {

@@ -48,6 +48,7 @@ impl Codes {
 }
 
 /// A shape that a kernel cannot serve, in the words of an operator.
+#[expect(clippy::needless_pass_by_value, reason = "given to map_err")]
 pub(crate) fn refused(e: KernelError) -> OpError {
     OpError::Invalid(e.to_string())
 }

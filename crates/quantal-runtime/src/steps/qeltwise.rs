@@ -76,12 +76,11 @@ impl QEltwise {
             &spread
         };
         let narrow_spread;
-        let (narrow_bytes, cols) = match columns(narrow.shape(), &shape) {
-            Some(cols) => (narrow_codes.read(narrow)?, cols),
-            None => {
-                narrow_spread = expand(narrow_codes.read(narrow)?, narrow.shape(), &shape, env)?;
-                (&narrow_spread[..], narrow_spread.len())
-            }
+        let (narrow_bytes, cols) = if let Some(cols) = columns(narrow.shape(), &shape) {
+            (narrow_codes.read(narrow)?, cols)
+        } else {
+            narrow_spread = expand(narrow_codes.read(narrow)?, narrow.shape(), &shape, env)?;
+            (&narrow_spread[..], narrow_spread.len())
         };
         let (a, b) = (operand(wide_codes, wide_bytes), operand(narrow_codes, narrow_bytes));
         let out_codes = self.y.out();
@@ -110,7 +109,7 @@ fn broadcast(a: &[usize], b: &[usize]) -> Result<Vec<usize>, OpError> {
 /// If `narrow` against `wide` is `[rows / r, cols]` against `[rows, cols]`: its columns.
 fn columns(narrow: &[usize], wide: &[usize]) -> Option<usize> {
     if element_count(narrow)? == 1 {
-        return Some(element_count(wide)?);
+        return element_count(wide);
     }
     let dim = |i: usize| (i + narrow.len()).checked_sub(wide.len()).map_or(1, |j| narrow[j]);
     let mut i = wide.len();
