@@ -110,7 +110,6 @@ macro_rules! kernels {
 }
 
 kernels! {
-    // opsA
     Unary = elementwise { Abs | Ceil | Clip | Cos | Elu | Erf | Exp | Floor | Gelu | HardSigmoid | HardSwish | IsInf | IsNaN
         | LeakyRelu | Log | Mish | Neg | Not | Reciprocal | Relu | Round | Sigmoid | Sign | Sin | Softplus | Sqrt | Swish
         | Tanh | MsGelu };
@@ -124,7 +123,6 @@ kernels! {
     Reduction = reduce { ReduceL1 | ReduceL2 | ReduceLogSum | ReduceLogSumExp | ReduceMax | ReduceMean | ReduceMin
         | ReduceProd | ReduceSum | ReduceSumSquare };
     Ordering = reduce { ArgMax | ArgMin | CumSum | TopK };
-    // opsB
     Convolution = conv { Conv | ConvTranspose | ConvInteger | QLinearConv };
     Product = matmul { Einsum | Gemm | MatMul | MatMulInteger | QLinearMatMul | QGemm };
     Pooling = pool { AveragePool | GlobalAveragePool | GlobalMaxPool | MaxPool };

@@ -93,10 +93,3 @@ pub struct Program {
     /// In a subprogram: the slots of what it reads from the program around it, in the order of the step's inputs.
     pub(crate) captures: Vec<SlotId>,
 }
-
-impl Program {
-    /// The values that [`crate::Session::run_taps`] can show.
-    pub fn observable(&self) -> impl Iterator<Item = ValueId> + '_ {
-        self.taps.iter().map(|t| t.0)
-    }
-}

@@ -41,7 +41,8 @@ pub(super) struct Target {
     absorbed: Vec<NodeId>,
 }
 
-fn name(l: &Lowering<'_>, v: ValueId) -> String {
+/// The name of a value, as errors and reasons show it.
+pub(super) fn name(l: &Lowering<'_>, v: ValueId) -> String {
     l.graph.value(v).name.escape_debug().to_string()
 }
 

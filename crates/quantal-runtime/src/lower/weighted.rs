@@ -112,8 +112,7 @@ pub(super) fn convolution(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
         (shape[1].saturating_mul(attrs.group), shape[0])
     };
     if w.axis.is_some_and(|a| a != usize::from(transposed)) || (transposed && w.axis.is_some() && attrs.group > 1) {
-        let value = l.graph.value(weight).name.escape_debug().to_string();
-        return Err(Reason::Granularity { value }.into());
+        return Err(Reason::Granularity { value: codes::name(l, weight) }.into());
     }
     let deconv = if transposed { Some(attr(l, ConvTransposeAttrs::of(&node.attrs, &shape))?) } else { None };
     resolve_padding(l, &node, &mut attrs, deconv.as_ref())?;
@@ -216,8 +215,7 @@ pub(super) fn product(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
     };
     let (k, n) = if transposed { (columns, rows) } else { (rows, columns) };
     if w.axis.is_some_and(|a| a != usize::from(!transposed)) {
-        let value = l.graph.value(weight).name.escape_debug().to_string();
-        return Err(Reason::Granularity { value }.into());
+        return Err(Reason::Granularity { value: codes::name(l, weight) }.into());
     }
     if l.rank(x.value).is_none_or(|r| r < 2) {
         return Err(refused("the rank of its input is not known or below 2"));

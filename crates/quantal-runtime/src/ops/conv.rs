@@ -2,6 +2,7 @@
 
 use super::number::{self, Number};
 use super::{Context, Inputs, OpError, optional, required};
+use crate::ops::strides::count;
 use quantal_ir::op::conv::{ConvAttrs, ConvTransposeAttrs};
 use quantal_ir::{Attrs, Node, Op};
 use quantal_tensor::{DType, Tensor, arith};
@@ -162,9 +163,9 @@ impl Plan {
     }
 
     fn counted(mut self) -> Result<Self, OpError> {
-        self.narrow = number::count(&self.spatial.narrow)?;
-        self.wide = number::count(&self.spatial.wide)?;
-        self.taps = number::count(&self.spatial.kernel)?;
+        self.narrow = count(&self.spatial.narrow)?;
+        self.wide = count(&self.spatial.wide)?;
+        self.taps = count(&self.spatial.kernel)?;
         Ok(self)
     }
 

@@ -4,7 +4,8 @@ pub mod einsum;
 mod integer;
 
 use super::number::{self, Number};
-use super::walk::{Walk, broadcast_shape, broadcast_strides};
+use super::strides::{broadcast_shape, count};
+use super::walk::{Walk, broadcast_strides};
 use super::{Context, Inputs, OpError, optional, required};
 use einsum::Equation;
 use quantal_ir::op::gemm::GemmAttrs;
@@ -97,7 +98,7 @@ impl Shapes {
             )));
         }
         let mkn = [a[ra], b[rb], b[rb + 1]];
-        let mut out = broadcast_shape(&a[..ra], &b[..rb])?;
+        let mut out = broadcast_shape(&[&a[..ra], &b[..rb]])?;
         let mut full = out.clone();
         full.extend([mkn[0], mkn[2]]);
         if !vector_a {
@@ -120,7 +121,7 @@ impl Shapes {
             }
             Ok(Walk::new(batch, &strides))
         };
-        Ok(step("a", &self.a, number::count(&[m, k])?)?.zip(step("b", &self.b, number::count(&[k, n])?)?))
+        Ok(step("a", &self.a, count(&[m, k])?)?.zip(step("b", &self.b, count(&[k, n])?)?))
     }
 }
 

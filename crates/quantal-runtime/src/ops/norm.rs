@@ -3,6 +3,7 @@
 use super::number;
 use super::walk::{Walk, broadcast_strides};
 use super::{Context, Inputs, OpError, optional, required};
+use crate::ops::strides::count;
 use quantal_ir::op::quant::normalize_axis;
 use quantal_ir::{Node, Op};
 use quantal_kernels::float;
@@ -83,12 +84,12 @@ impl Normalization {
                     self.channels(inputs, i, c)
                 };
                 let (scale, bias) = (spread(1)?, spread(2)?);
-                standardize(y.as_mut_slice()?, number::count(&[plane, c / groups])?, epsilon);
+                standardize(y.as_mut_slice()?, count(&[plane, c / groups])?, epsilon);
                 affine(y.as_mut_slice()?, plane, &scale, &bias);
             }
             Self::Layer { epsilon, axis, statistics } => {
                 let axis = normalize_axis(axis, x.rank())?;
-                let run = number::count(&x.shape()[axis..])?;
+                let run = count(&x.shape()[axis..])?;
                 if !statistics && let Some(y) = by_rows(inputs, run, (epsilon, false), context)? {
                     return Ok(vec![y]);
                 }
@@ -105,7 +106,7 @@ impl Normalization {
             }
             Self::Rms { epsilon, axis } => {
                 let axis = normalize_axis(axis, x.rank())?;
-                let run = number::count(&x.shape()[axis..])?;
+                let run = count(&x.shape()[axis..])?;
                 if let Some(y) = by_rows(inputs, run, (epsilon, true), context)? {
                     return Ok(vec![y]);
                 }
@@ -243,7 +244,7 @@ fn along_row<'a>(t: &'a Tensor, x: &Tensor, run: usize) -> Option<&'a [f32]> {
 fn planes(x: &Tensor) -> Result<(usize, usize, usize), OpError> {
     match *x.shape() {
         [n] => Ok((1, n, 1)),
-        [n, c, ref rest @ ..] => Ok((n, c, number::count(rest)?)),
+        [n, c, ref rest @ ..] => Ok((n, c, count(rest)?)),
         [] => Err(OpError::invalid("a scalar has no channels to normalize")),
     }
 }

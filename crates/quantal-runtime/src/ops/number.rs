@@ -158,9 +158,3 @@ pub(super) fn one_int(what: &str, t: &Tensor) -> Result<i64, OpError> {
         (n, _) => Err(OpError::invalid(format!("{what} must be one integer, found {n} of {}", t.dtype()))),
     }
 }
-
-/// The product of sizes, for loops and scratch.
-pub(super) fn count(sizes: &[usize]) -> Result<usize, OpError> {
-    quantal_tensor::tensor::element_count(sizes)
-        .ok_or_else(|| OpError::invalid(format!("sizes {sizes:?} have too large a product")))
-}

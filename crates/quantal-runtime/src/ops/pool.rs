@@ -2,6 +2,7 @@
 
 use super::number;
 use super::{Context, Inputs, OpError, required};
+use crate::ops::strides::count;
 use half::f16;
 use quantal_ir::op::conv::Window;
 use quantal_ir::op::pool::PoolAttrs;
@@ -92,7 +93,7 @@ impl Windows {
             axes[missing + i] = Axis { size, out, kernel, stride, dilation, before, after };
         }
         let out: Vec<usize> = axes[missing..].iter().map(|a| a.out).collect();
-        number::count(&out)?;
+        count(&out)?;
         Ok(Self { axes, out })
     }
 
@@ -179,7 +180,7 @@ fn max<T: Element>(x: &Tensor, attrs: &PoolAttrs, indices: bool, least: T) -> Re
     if y.is_empty() {
         return Ok(if indices { vec![y, places] } else { vec![y] });
     }
-    let (plane, plane_out) = (number::count(&x.shape()[2..])?, number::count(&windows.out)?);
+    let (plane, plane_out) = (count(&x.shape()[2..])?, count(&windows.out)?);
     let (values, out, place) = (x.as_slice::<T>(), y.as_mut_slice::<T>()?, places.as_mut_slice::<i64>()?);
     for c in 0..shape[0] * shape[1] {
         let image = &values[c * plane..][..plane];
@@ -207,7 +208,7 @@ fn average(x: &Tensor, attrs: &PoolAttrs) -> Result<Tensor, OpError> {
     let values = number::floats(Op::AveragePool, x)?;
     let mut y = Tensor::zeros(DType::F32, &shape)?;
     if !y.is_empty() {
-        let (plane, plane_out) = (number::count(&x.shape()[2..])?, number::count(&windows.out)?);
+        let (plane, plane_out) = (count(&x.shape()[2..])?, count(&windows.out)?);
         let out = y.as_mut_slice::<f32>()?;
         for c in 0..shape[0] * shape[1] {
             let image = &values[c * plane..][..plane];
@@ -227,7 +228,7 @@ fn average(x: &Tensor, attrs: &PoolAttrs) -> Result<Tensor, OpError> {
 
 fn global<T: Element>(x: &Tensor, f: impl Fn(&[T]) -> T) -> Result<Tensor, OpError> {
     let shape: Vec<usize> = x.shape().iter().enumerate().map(|(i, &d)| if i < 2 { d } else { 1 }).collect();
-    let plane = number::count(&x.shape()[2..])?;
+    let plane = count(&x.shape()[2..])?;
     let mut y = Tensor::zeros(T::DTYPE, &shape)?;
     if plane == 0 && !y.is_empty() {
         return Err(OpError::invalid(format!("cannot pool over nothing: the input has shape {:?}", x.shape())));

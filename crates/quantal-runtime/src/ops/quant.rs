@@ -6,6 +6,7 @@ mod qlinear;
 
 use super::number;
 use super::{Context, Inputs, OpError, optional, required};
+use crate::ops::strides::count;
 use qlinear::QLinear;
 use quantal_ir::op::quant::granularity;
 use quantal_ir::{Attrs, Node, Op};
@@ -75,7 +76,7 @@ impl Placing {
         if let Some(z) = zero.filter(|z| z.shape() != s && (z.len() != 1 || scale.len() != 1)) {
             return Err(OpError::invalid(format!("scale has shape {s:?}, zero point {:?}", z.shape())));
         }
-        let inner = |axis: usize| number::count(&x[axis + 1..]);
+        let inner = |axis: usize| count(&x[axis + 1..]);
         match granularity(attrs, x.len(), s)? {
             Granularity::PerChannel { axis } => {
                 if s != [x[axis]] {

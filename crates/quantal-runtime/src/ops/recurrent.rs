@@ -5,6 +5,7 @@ mod activation;
 use super::number;
 use super::walk::gather;
 use super::{Context, Inputs, OpError, optional, required};
+use crate::ops::strides::count;
 use activation::Activation;
 use quantal_ir::{Node, Op};
 use quantal_kernels::float::{self, AView, BView, Epilogue, PackedB};
@@ -114,9 +115,9 @@ impl Recurrent {
         for (d, (backwards, activations)) in self.directions.iter().enumerate() {
             let weights = self.weights(inputs, d, sizes)?;
             // What the inputs alone give to every gate of every step, in one product.
-            let width = number::count(&[self.gates(), hidden])?;
+            let width = count(&[self.gates(), hidden])?;
             let mut from_x = Tensor::zeros(DType::F32, &[steps, batch, width])?;
-            let rows = number::count(&[steps, batch])?;
+            let rows = count(&[steps, batch])?;
             multiply(x.as_slice(), rows, &weights.w, from_x.as_mut_slice()?, width, context);
             let mut state: Vec<Tensor> = Vec::new();
             for t in &last {
@@ -197,7 +198,7 @@ impl Recurrent {
 
     fn weights(&self, inputs: &Inputs<'_>, d: usize, s: Sizes) -> Result<Weights, OpError> {
         let (dirs, gates) = (self.directions.len(), self.gates());
-        let width = number::count(&[gates, s.hidden])?;
+        let width = count(&[gates, s.hidden])?;
         // Rows from `first` on, transposed.
         let matrix = |i: usize, inner: usize, first: usize| -> Result<PackedB, OpError> {
             let t = required(inputs, i)?;
@@ -213,8 +214,8 @@ impl Recurrent {
             self.shaped(i, t, &[dirs, n])?;
             Ok(Some(number::floats(self.op, t)?[d * n..][..n].to_vec()))
         };
-        let peepholes = if self.op == Op::Lstm { vector(7, number::count(&[3, s.hidden])?)? } else { None };
-        let bias = vector(3, number::count(&[2, width])?)?;
+        let peepholes = if self.op == Op::Lstm { vector(7, count(&[3, s.hidden])?)? } else { None };
+        let bias = vector(3, count(&[2, width])?)?;
         Ok(Weights { w: matrix(1, s.input, 0)?, r: matrix(2, s.hidden, 0)?, r_after_reset, bias, peepholes })
     }
 

@@ -6,6 +6,7 @@ mod taps;
 
 use super::number;
 use super::{Context, Inputs, OpError, optional, required};
+use crate::ops::strides::count;
 use grid::Grid;
 use quantal_ir::op::quant::normalize_axis;
 use quantal_ir::{Node, Op};
@@ -267,7 +268,7 @@ impl Resize {
     /// Sums along one axis.
     fn weighted(&self, x: &Tensor, axis: usize, taps: &Taps) -> Result<Tensor, OpError> {
         let mut shape = x.shape().to_vec();
-        let (input, inner) = (shape[axis], number::count(&shape[axis + 1..])?);
+        let (input, inner) = (shape[axis], count(&shape[axis + 1..])?);
         shape[axis] = taps.rows.len();
         let mut y = Tensor::zeros(DType::F32, &shape)?;
         let values = x.as_slice::<f32>();
@@ -293,7 +294,7 @@ impl Resize {
             let taps = Taps::new(self.kernel, self.mapping, self.exclude_outside, *a)?;
             let picks: Vec<usize> = taps.rows.iter().flatten().filter_map(|p| p.first().map(|t| t.0)).collect();
             let mut shape = y.shape().to_vec();
-            let (input, inner) = (shape[*axis], number::count(&shape[axis + 1..])?);
+            let (input, inner) = (shape[*axis], count(&shape[axis + 1..])?);
             shape[*axis] = picks.len();
             let mut out = Tensor::zeros(y.dtype(), &shape)?;
             let values = y.as_slice::<T>();

@@ -2,6 +2,7 @@
 
 use super::number;
 use super::{Context, Inputs, OpError, required};
+use crate::ops::strides::count;
 use quantal_ir::op::quant::normalize_axis;
 use quantal_ir::{Node, Op};
 use quantal_kernels::float;
@@ -45,7 +46,7 @@ impl Soft {
 pub(super) fn extent(shape: &[usize], axis: i64, coerced: bool) -> Result<(usize, usize), OpError> {
     let rank = shape.len();
     let allowed = if coerced && axis == rank as i64 { rank } else { normalize_axis(axis, rank.max(1))? };
-    let at = |i: usize| shape.get(i..).map_or(Ok(1), number::count);
+    let at = |i: usize| shape.get(i..).map_or(Ok(1), count);
     if coerced { Ok((at(allowed)?, 1)) } else { Ok((shape.get(allowed).copied().unwrap_or(1), at(allowed + 1)?)) }
 }
 

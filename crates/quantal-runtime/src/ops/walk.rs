@@ -1,15 +1,12 @@
 //! Walking a tensor through strides: broadcasting, transposing and taking diagonals without a copy.
 
 use super::OpError;
+use super::strides::{contiguous, copy_view};
 use quantal_tensor::{Element, Tensor};
 
 /// The strides, in elements, of a dense tensor of this shape.
 pub(super) fn dense_strides(shape: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1; shape.len()];
-    for i in (1..shape.len()).rev() {
-        strides[i - 1] = strides[i] * shape[i].max(1);
-    }
-    strides
+    contiguous(shape).into_iter().map(|s| s as usize).collect()
 }
 
 /// The strides that read a tensor of shape `from` as one of shape `to`, as numpy broadcasts; an error that names `what`
@@ -26,20 +23,6 @@ pub(super) fn broadcast_strides(what: &str, from: &[usize], to: &[usize]) -> Res
         }
     }
     Ok(strides)
-}
-
-/// The shape that both shapes broadcast to.
-pub(super) fn broadcast_shape(a: &[usize], b: &[usize]) -> Result<Vec<usize>, OpError> {
-    let rank = a.len().max(b.len());
-    let dim = |s: &[usize], i: usize| (i + s.len()).checked_sub(rank).map_or(1, |j| s[j]);
-    (0..rank)
-        .map(|i| match (dim(a, i), dim(b, i)) {
-            (x, y) if x == y => Ok(x),
-            (1, y) => Ok(y),
-            (x, 1) => Ok(x),
-            _ => Err(OpError::invalid(format!("shapes {a:?} and {b:?} do not broadcast"))),
-        })
-        .collect()
 }
 
 /// Offsets of the elements of a shape in row-major order, under strides.
@@ -78,12 +61,11 @@ impl Iterator for Walk {
     }
 }
 
-/// The elements of `from` that the walk meets, as a dense tensor of its shape.
+/// What `from` shows under this shape and these strides, as a dense tensor.
 pub(super) fn gather<T: Element>(from: &[T], shape: &[usize], strides: &[usize]) -> Result<Tensor, OpError> {
+    let strides: Vec<isize> = strides.iter().map(|&s| s as isize).collect();
     let mut out = Tensor::zeros(T::DTYPE, shape)?;
-    for (y, at) in out.as_mut_slice::<T>()?.iter_mut().zip(Walk::new(shape, strides)) {
-        *y = from[at];
-    }
+    copy_view(from, 0, shape, &strides, out.as_mut_slice::<T>()?);
     Ok(out)
 }
 
@@ -93,8 +75,6 @@ mod tests {
 
     #[test]
     fn broadcasting_repeats_ones_and_refuses_the_rest() {
-        assert_eq!(broadcast_shape(&[3, 1], &[2, 1, 4]).unwrap(), [2, 3, 4]);
-        assert!(broadcast_shape(&[3], &[4]).is_err());
         let strides = broadcast_strides("b", &[3, 1], &[2, 3, 2]).unwrap();
         let offsets: Vec<_> = Walk::new(&[2, 3, 2], &strides).collect();
         assert_eq!(offsets, [0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2]);

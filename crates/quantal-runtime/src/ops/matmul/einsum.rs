@@ -7,6 +7,7 @@ use super::super::number::{self, Number};
 use super::super::walk::{dense_strides, gather};
 use super::super::{Context, Inputs, OpError, required};
 use super::on_numbers;
+use crate::ops::strides::count;
 use quantal_ir::{Attrs, Op};
 use quantal_tensor::{DType, Tensor};
 use std::collections::BTreeMap;
@@ -231,7 +232,7 @@ impl Factor {
     /// A dense tensor of the axes named, each in its full size; 1 long where neither size nor label says more.
     fn arranged<T: Number>(&self, axes: &[Label], sizes: &BTreeMap<Label, usize>) -> Result<Tensor, OpError> {
         let shape: Vec<usize> = axes.iter().map(|a| sizes.get(a).copied().unwrap_or(1)).collect();
-        number::count(&shape)?;
+        count(&shape)?;
         gather::<T>(self.tensor.as_slice(), &shape, &self.strides(axes))
     }
 
@@ -275,9 +276,7 @@ impl Factor {
         let join = |parts: [&[Label]; 3]| parts.concat();
         let a = self.arranged::<T>(&join([&batch, &left, &inner]), sizes)?;
         let b = other.arranged::<T>(&join([&batch, &inner, &right]), sizes)?;
-        let size = |axes: &[Label]| {
-            number::count(&axes.iter().map(|a| sizes.get(a).copied().unwrap_or(1)).collect::<Vec<_>>())
-        };
+        let size = |axes: &[Label]| count(&axes.iter().map(|a| sizes.get(a).copied().unwrap_or(1)).collect::<Vec<_>>());
         let [m, k, n] = [size(&left)?, size(&inner)?, size(&right)?];
         let axes = join([&batch, &left, &right]);
         let shape: Vec<usize> = axes.iter().map(|a| sizes.get(a).copied().unwrap_or(1)).collect();

@@ -4,7 +4,8 @@ use super::super::conv::byte_range;
 use super::super::number;
 use super::super::pool::Windows;
 use super::super::softmax;
-use super::super::walk::{Walk, broadcast_shape, broadcast_strides, gather};
+use super::super::strides::{broadcast_shape, count};
+use super::super::walk::{Walk, broadcast_strides, dense_strides, gather};
 use super::super::{Inputs, OpError, optional, required};
 use quantal_ir::op::pool::PoolAttrs;
 use quantal_ir::op::quant::normalize_axis;
@@ -86,7 +87,7 @@ impl QLinear {
                     let (m_a, m_b) = (p.scale / r.scale, q.scale / r.scale);
                     arith::add(a, m_a, b, m_b, r.zero_point, r.qmin, r.qmax)
                 };
-                let shape = broadcast_shape(first.shape(), b.shape())?;
+                let shape = broadcast_shape(&[first.shape(), b.shape()])?;
                 let walk =
                     |t: &Tensor| Ok::<_, OpError>(Walk::new(&shape, &broadcast_strides("input", t.shape(), &shape)?));
                 let (ca, cb) = (number::codes(op, first)?, number::codes(op, b)?);
@@ -127,7 +128,7 @@ impl QLinear {
                 let to = params(7, x.dtype())?;
                 let x1 = looked_up(x, &requantized(params(2, x.dtype())?, to))?;
                 let b1 = looked_up(b, &requantized(params(5, b.dtype())?, to))?;
-                let shape = broadcast_shape(&broadcast_shape(first.shape(), x.shape())?, b.shape())?;
+                let shape = broadcast_shape(&[first.shape(), x.shape(), b.shape()])?;
                 let walk =
                     |t: &Tensor| Ok::<_, OpError>(Walk::new(&shape, &broadcast_strides("input", t.shape(), &shape)?));
                 let mut y = Tensor::zeros(x.dtype(), &shape)?;
@@ -154,7 +155,7 @@ impl QLinear {
     /// Means of windows of `[N, C, …]`, as `arith (5)`.
     fn pooled(&self, x: &Tensor, p: Affine, r: Affine) -> Result<Tensor, OpError> {
         let (op, sizes) = (self.op(), &x.shape()[2..]);
-        let plane = number::count(sizes)?;
+        let plane = count(sizes)?;
         let codes = number::codes(op, x)?;
         let codes = codes.as_slice::<i32>();
         let mean = |sum: i32, n: usize| {
@@ -177,7 +178,7 @@ impl QLinear {
         let shape = [&x.shape()[..2], &windows.out].concat();
         let mut acc = Tensor::zeros(DType::I32, &shape)?;
         if !acc.is_empty() {
-            let plane_out = number::count(&windows.out)?;
+            let plane_out = count(&windows.out)?;
             for (c, out) in acc.as_mut_slice::<i32>()?.chunks_exact_mut(plane_out).enumerate() {
                 let image = &codes[c * plane..][..plane];
                 windows.each(|o, padded, positions| {
@@ -265,7 +266,7 @@ fn concat(inputs: &Inputs<'_>, axis: i64) -> Result<Tensor, OpError> {
         })?;
     }
     shape[axis] = total;
-    let inner = number::count(&shape[axis + 1..])?;
+    let inner = count(&shape[axis + 1..])?;
     let mut y = Tensor::zeros(zero.dtype(), &shape)?;
     if y.is_empty() {
         return Ok(y);
@@ -288,7 +289,7 @@ fn moved(t: &Tensor, forward: bool) -> Result<Tensor, OpError> {
     } else {
         std::iter::once(0).chain(2..rank).chain([1]).collect()
     };
-    let strides = super::super::walk::dense_strides(t.shape());
+    let strides = dense_strides(t.shape());
     let shape: Vec<usize> = order.iter().map(|&i| t.shape()[i]).collect();
     let strides: Vec<usize> = order.iter().map(|&i| strides[i]).collect();
     if t.dtype() == DType::I8 {

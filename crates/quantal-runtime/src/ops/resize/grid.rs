@@ -2,6 +2,7 @@
 
 use super::{choose, cubic, image};
 use crate::ops::number;
+use crate::ops::strides::count;
 use crate::ops::{Inputs, OpError, required};
 use quantal_ir::{Attrs, Op};
 use quantal_tensor::{DType, Tensor};
@@ -66,12 +67,12 @@ impl Grid {
         if y.is_empty() {
             return number::store_as(y, x.dtype());
         }
-        let plane = number::count(sizes)?;
+        let plane = count(sizes)?;
         if plane == 0 {
             return Err(OpError::invalid(format!("cannot sample from an input of shape {:?}", x.shape())));
         }
         let (values, places) = (number::floats(Op::GridSample, x)?, number::floats(Op::GridSample, grid)?);
-        let points = number::count(&g[1..=d])?;
+        let points = count(&g[1..=d])?;
         let out = y.as_mut_slice::<f32>()?;
         let mut taps = Vec::new();
         for (i, place) in places.chunks_exact(d).enumerate() {

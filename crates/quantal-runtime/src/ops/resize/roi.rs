@@ -1,8 +1,8 @@
 //! RoiAlign: regions of an image pooled to one size.
 
 use super::{choose, image};
-use crate::ops::number;
 use crate::ops::{Inputs, OpError, required};
+use crate::ops::{number, strides};
 use quantal_ir::{Attrs, Op};
 use quantal_tensor::{DType, Tensor};
 
@@ -62,7 +62,7 @@ impl Roi {
             return number::store_as(y, x.dtype());
         }
         let (values, regions) = (number::floats(Op::RoiAlign, x)?, number::floats(Op::RoiAlign, rois)?);
-        let plane = number::count(&[height, width])?;
+        let plane = strides::count(&[height, width])?;
         let out = y.as_mut_slice::<f32>()?;
         let mut points: Vec<Point> = Vec::new();
         let mut budget = MAX_POINTS;
