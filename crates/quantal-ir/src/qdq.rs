@@ -4,7 +4,7 @@
 mod qoperator;
 
 use crate::attrs::{Attr, AttrError, Attrs};
-use crate::graph::{Graph, Node, NodeId, ValueId};
+use crate::graph::{Graph, Node, NodeId, Uses, ValueId};
 use crate::op::Op;
 use crate::op::quant::granularity;
 use crate::op::weighted::Weighted;
@@ -47,9 +47,9 @@ fn wrong(graph: &Graph, v: ValueId, problem: impl Into<String>) -> QdqError {
 /// Values keep their names: that of a graph output moves to the DequantizeLinear.
 pub fn insert_qdq(graph: &Graph, plan: &QuantPlan) -> Result<Graph, QdqError> {
     let mut out = graph.clone();
-    let biased: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
-    for id in biased {
-        quantize_bias(&mut out, plan, id)?;
+    let uses = graph.uses();
+    for (id, _) in graph.nodes() {
+        quantize_bias(&mut out, &uses, plan, id)?;
     }
     for (&v, encoding) in &plan.encodings {
         let params = encoding.qparams().ok_or_else(|| wrong(graph, v, "has an encoding without numbers"))?;
@@ -63,10 +63,15 @@ pub fn insert_qdq(graph: &Graph, plan: &QuantPlan) -> Result<Graph, QdqError> {
     Ok(out)
 }
 
-fn quantize_bias(graph: &mut Graph, plan: &QuantPlan, id: NodeId) -> Result<(), QdqError> {
+fn quantize_bias(graph: &mut Graph, uses: &Uses, plan: &QuantPlan, id: NodeId) -> Result<(), QdqError> {
     let Some(w) = Weighted::of(graph, graph.node(id)) else { return Ok(()) };
     let encoding = |v: ValueId| plan.encodings.get(&v).and_then(Encoding::qparams);
-    let (Some(bias), Some(px), Some(pw)) = (w.bias, encoding(w.data), encoding(w.weight)) else { return Ok(()) };
+    let place = if w.bias.is_some() { Some((id, 2)) } else { added_vector(graph, uses, plan, id) };
+    let bias = place.and_then(|(reader, index)| graph.node(reader).input(index));
+    let (Some((reader, index)), Some(bias), Some(px), Some(pw)) = (place, bias, encoding(w.data), encoding(w.weight))
+    else {
+        return Ok(());
+    };
     let Some(tensor) = graph.constant(Some(bias)).cloned() else { return Ok(()) };
     let Some(values) = tensor.get::<f32>() else { return Ok(()) };
     // Gemm lets the bias be broadcast, and scales it by beta; only one entry a channel has a scale of its own.
@@ -85,8 +90,21 @@ fn quantize_bias(graph: &mut Graph, plan: &QuantPlan, id: NodeId) -> Result<(), 
     let name = graph.value(bias).name.to_string();
     let codes = Tensor::from_slice(&[codes.len()], &codes)?;
     let y = dequantized(graph, &name, codes, &QParams { zero_point: vec![0; scales.len()], scale: scales }, Some(0))?;
-    graph.node_mut(id).inputs[2] = Some(y);
+    graph.node_mut(reader).inputs[index] = Some(y);
     Ok(())
+}
+
+/// The bias of a MatMul: where the node that alone reads the product adds a constant vector to it. Written as codes, the
+/// two are one integer product elsewhere too; with a vector of floats other runtimes take them for a float Gemm.
+fn added_vector(graph: &Graph, uses: &Uses, plan: &QuantPlan, id: NodeId) -> Option<(NodeId, usize)> {
+    let node = graph.node(id);
+    let product = node.output(0).filter(|v| node.op == Op::MatMul && !graph.is_output(*v))?;
+    let &[add] = uses.readers(product) else { return None };
+    let sum = graph.node(add);
+    let index = sum.inputs.iter().position(|v| *v != Some(product)).filter(|_| sum.op == Op::Add)?;
+    let vector = sum.input(index)?;
+    let encoded = |v| plan.encodings.contains_key(&v);
+    (graph.value(vector).constant.is_some() && !encoded(product) && !encoded(vector)).then_some((add, index))
 }
 
 /// Codes, their parameters, and the DequantizeLinear that reads them; gives its output.

@@ -83,3 +83,32 @@ fn encodings_that_cannot_be_are_refused() {
     p.encodings.get_mut(&x).unwrap().params = Params::Unset;
     assert!(insert_qdq(&g, &p).is_err());
 }
+
+#[test]
+fn a_vector_added_to_a_product_is_its_bias() {
+    let mut g = Graph::default();
+    g.opsets.insert(String::new(), 13);
+    let dims = |d: &[usize]| Some(d.iter().map(|&n| Dim::Known(n)).collect());
+    let x = g.add_value("x", Some(DType::F32), dims(&[3, 1]));
+    let w = g.add_constant("w", Tensor::from_slice(&[1, 2], &[0.5_f32, -2.54]).unwrap());
+    let b = g.add_constant("b", Tensor::from_slice(&[2], &[0.1_f32, -0.2]).unwrap());
+    let p = g.add_value("p", Some(DType::F32), dims(&[3, 2]));
+    let y = g.add_value("y", Some(DType::F32), dims(&[3, 2]));
+    g.inputs = vec![x];
+    g.outputs = vec![y];
+    g.add_node(Node::new(Op::MatMul, "product", vec![Some(x), Some(w)], vec![p], Attrs::new()));
+    g.add_node(Node::new(Op::Add, "sum", vec![Some(b), Some(p)], vec![y], Attrs::new()));
+    let mut plan = plan(x, w, y);
+    plan.encodings.get_mut(&w).unwrap().scheme = Scheme::weight_per_channel(1);
+    let q = insert_qdq(&g, &plan).unwrap();
+    let sum = q.nodes().find(|(_, n)| n.op == Op::Add).unwrap().1;
+    let made = q.node(q.uses().producer(sum.input(0).unwrap()).unwrap());
+    assert_eq!(made.op, Op::DequantizeLinear);
+    // 0.1 / (0.5 · 0.01) and −0.2 / (0.5 · 0.02).
+    assert_eq!(q.constant(made.input(0)).unwrap().as_slice::<i32>(), [20, -20]);
+    // A product that is read as codes by itself takes no bias.
+    plan.encodings.insert(p, plan.encodings[&y].clone());
+    let q = insert_qdq(&g, &plan).unwrap();
+    let sum = q.nodes().find(|(_, n)| n.op == Op::Add).unwrap().1;
+    assert_eq!(sum.input(0), q.find("b"));
+}
