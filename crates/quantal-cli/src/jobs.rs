@@ -15,7 +15,7 @@ mod paths;
 mod text;
 
 /// Does the job and prints its result; gives the exit code.
-pub(crate) fn run(args: Args) -> ExitCode {
+pub(crate) fn run(args: &Args) -> ExitCode {
     quantal::set_memory_limit(limits::memory_limit(args.max_memory));
     let result = match &args.verb {
         Verb::Quantize(a) => quantize(a, args.json),
@@ -91,7 +91,7 @@ fn bench(a: &BenchArgs, as_json: bool) -> Result<String, Error> {
 
 fn inspect(a: &InspectArgs, as_json: bool) -> Result<String, Error> {
     let model = Model::open(&a.model)?;
-    let what = quantal::inspect(&model)?;
+    let what = quantal::inspect(&model);
     let coverage = if a.coverage { Some(model.compile(Mode::Integer, Engine::detect(1)?)?.coverage) } else { None };
     Ok(if as_json {
         json(&text::inspection_json(&what, coverage.as_ref()))

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
             *place = format!("{}:{}", at.file(), at.line());
         }
     }));
-    let job = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || jobs::run(args));
+    let job = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || jobs::run(&args));
     match job.map(std::thread::JoinHandle::join) {
         Ok(Ok(code)) => code,
         Ok(Err(panic)) => internal_error(&*panic),

@@ -30,7 +30,7 @@ pub(crate) fn failure(causes: &[String], hint: Option<&str>) -> ExitCode {
         text.push('\n');
     }
     if let Some(hint) = hint {
-        text += &format!("\nhint: {hint}\n");
+        text.extend(["\nhint: ", hint, "\n"]);
     }
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
     ExitCode::from(1)

@@ -95,11 +95,10 @@ impl Error {
                 "check the sample and its preprocessing; leave it out if it is damaged".to_owned()
             }
             Self::AlreadyQuantized { .. } => "start from the float model that it was made from".to_owned(),
-            Self::Tensor(_) => return None,
             Self::NoSamples => "give a folder with at least one sample".to_owned(),
             Self::Data(cause) => return cause.hint(),
             Self::Compile(cause) | Self::Run { cause, .. } => return cause.hint(),
-            Self::RecipeValue { .. } | Self::Qdq(_) => return None,
+            Self::RecipeValue { .. } | Self::Qdq(_) | Self::Tensor(_) => return None,
         })
     }
 }

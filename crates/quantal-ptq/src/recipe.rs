@@ -130,7 +130,7 @@ impl Default for Recipe {
             version: VERSION,
             bias_correction: true,
             calibration: Calibration::default(),
-            observer: Observer::MinMax {},
+            observer: Observer::DEFAULT,
             weights: Weights::default(),
             activations: Activations::default(),
             overrides: Vec::new(),
@@ -302,8 +302,8 @@ mod tests {
 
     #[test]
     fn what_is_left_out_has_the_default() {
-        let recipe = Recipe::from_toml("[observer]\nkind = \"mse\"\nbins = 2048\n").unwrap();
-        assert_eq!(recipe, Recipe { observer: Observer::Mse { bins: 2048 }, ..Recipe::default() });
+        let recipe = Recipe::from_toml("[observer]\nkind = \"percentile\"\n").unwrap();
+        assert_eq!(recipe, Recipe { observer: Observer::Percentile { percent: 99.999 }, ..Recipe::default() });
     }
 
     #[test]
@@ -312,7 +312,6 @@ mod tests {
             ("[calibration]\nsample = 3", "`sample`"),
             ("speed = 1", "`speed`"),
             ("[observer]\nkind = \"min_max\"\nbins = 3", "`bins`"),
-            ("[observer]\nkind = \"percentile\"", "percent"),
             ("[observer]\nkind = \"best\"", "`best`"),
             ("[observer]\nkind = \"percentile\"\npercent = 0.5", "percent"),
             ("[weights]\nstorage = \"s4\"", "`s4`"),

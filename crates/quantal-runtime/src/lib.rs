@@ -1,6 +1,6 @@
 //! Running: compiles a float or QDQ graph into a program of steps.
 //!
-//! [`compile`] walks the nodes in order. Each becomes a step, goes into the step of another node, or is folded, and
+//! [`compile()`] walks the nodes in order. Each becomes a step, goes into the step of another node, or is folded, and
 //! [`Coverage`] says which; there is no silent path. A [`Session`] runs the program.
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,5 @@
 //! `quantal inspect`: what is in a model.
 
-use crate::error::Error;
 use crate::model::Model;
 use quantal_ir::{Dim, Op, ValueId, cost, qdq};
 use serde::Serialize;
@@ -77,7 +76,7 @@ pub struct QuantizedValue {
 }
 
 /// Reads what is in a model.
-pub fn inspect(model: &Model) -> Result<Inspection, Error> {
+pub fn inspect(model: &Model) -> Inspection {
     let g = &model.graph;
     let row = |&v: &ValueId| {
         let value = g.value(v);
@@ -107,7 +106,7 @@ pub fn inspect(model: &Model) -> Result<Inspection, Error> {
         }
         constant_bytes += tensor.bytes().len() as u64;
     }
-    Ok(Inspection {
+    Inspection {
         model: model.name.clone(),
         file_bytes: model.bytes,
         opsets: source.map_or_else(BTreeMap::new, |p| {
@@ -125,11 +124,11 @@ pub fn inspect(model: &Model) -> Result<Inspection, Error> {
         constant_bytes,
         macs,
         operators,
-        quantized: quantized(model)?,
-    })
+        quantized: quantized(model),
+    }
 }
 
-fn quantized(model: &Model) -> Result<Vec<QuantizedValue>, Error> {
+fn quantized(model: &Model) -> Vec<QuantizedValue> {
     let g = &model.graph;
     let (mut rows, mut seen) = (Vec::new(), BTreeSet::new());
     for (_, node) in g.nodes() {
@@ -154,5 +153,5 @@ fn quantized(model: &Model) -> Result<Vec<QuantizedValue>, Error> {
             constant: g.value(v).constant.is_some(),
         });
     }
-    Ok(rows)
+    rows
 }

@@ -59,7 +59,8 @@ fn a_quantized_model_is_near_its_float_model() {
 #[test]
 fn the_range_of_an_input_is_what_was_fed() {
     let data = samples(5);
-    let q = quantized(&model(), &data, &Recipe::default()).unwrap();
+    let recipe = Recipe::from_toml("[observer]\nkind = \"min_max\"").unwrap();
+    let q = quantized(&model(), &data, &recipe).unwrap();
     let x = &q.calibration.ranges[0];
     let all = data.concat();
     let (min, max) = all.iter().fold((0.0_f32, 0.0_f32), |(a, b), &v| (a.min(v), b.max(v)));
