@@ -14,7 +14,7 @@ use crate::program::{Input, Output, Program, Slot, SlotId, StepRow};
 use crate::steps::Step;
 use quantal_ir::cost;
 use quantal_ir::graph::Uses;
-use quantal_ir::{Graph, Node, NodeId, Op, ValueId};
+use quantal_ir::{Dim, Graph, Node, NodeId, Op, ValueId};
 use quantal_kernels::{Isa, Threads};
 use quantal_tensor::{DType, Tensor};
 use std::collections::{BTreeMap, BTreeSet};
@@ -381,6 +381,12 @@ impl<'g> Lowering<'g> {
         let writer = place.standard.or(place.channels_last).and_then(|s| self.writer[s.0 as usize]);
         let made = writer.and_then(|w| self.steps[w].as_ref()).is_some_and(|row| row.step.makes_f32());
         made || self.graph.value(v).dtype == Some(DType::F32)
+    }
+
+    /// Whether two values have the same dimensions, all of them known or named.
+    pub(crate) fn same_shape(&self, a: ValueId, b: ValueId) -> bool {
+        let shape = |v| self.graph.value(v).shape.as_ref();
+        shape(a).is_some_and(|s| !s.contains(&Dim::Unknown)) && shape(a) == shape(b)
     }
 
     /// A slot that belongs to no value of the graph.

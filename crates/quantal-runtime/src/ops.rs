@@ -11,7 +11,7 @@ pub mod gather;
 pub mod layout;
 pub mod reduce;
 pub mod shape;
-mod strides;
+pub(crate) mod strides;
 
 pub mod attention;
 pub mod conv;

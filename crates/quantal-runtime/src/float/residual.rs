@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::layout::Layout;
 use crate::program::SlotId;
 use crate::steps::Step;
-use quantal_ir::{Dim, NodeId, Op, ValueId};
+use quantal_ir::{NodeId, Op, ValueId};
 use quantal_tensor::Tensor;
 
 /// Fuses an Add into the step that makes one of its operands.
@@ -28,7 +28,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Result<bool> {
     let order = |l: &Lowering<'_>, v: ValueId| l.own_slot(v, l.layout(v)).and_then(|s| l.writer_index(s));
     let pairs = if order(l, a) >= order(l, b) { [(a, b), (b, a)] } else { [(b, a), (a, b)] };
     for (sum, other) in pairs {
-        if same_shape(l, sum, other) && residual(l, id, sum, other, y)? {
+        if l.same_shape(sum, other) && residual(l, id, sum, other, y)? {
             return Ok(true);
         }
     }
@@ -92,10 +92,4 @@ fn residual(l: &mut Lowering<'_>, id: NodeId, sum: ValueId, other: ValueId, y: V
 fn done(l: &mut Lowering<'_>, id: NodeId, into: NodeId, y: ValueId, layout: Layout, slot: SlotId) {
     l.set(id, Status::Fused { into });
     l.take_over(y, layout, slot);
-}
-
-/// Whether two values have the same dimensions, all of them known or named.
-fn same_shape(l: &Lowering<'_>, a: ValueId, b: ValueId) -> bool {
-    let shape = |v| l.graph.value(v).shape.as_ref();
-    shape(a).is_some_and(|s| !s.contains(&Dim::Unknown)) && shape(a) == shape(b)
 }

@@ -8,7 +8,7 @@ use crate::layout::Layout;
 use crate::steps::Step;
 use crate::steps::codes::End;
 use crate::steps::qeltwise::{Kind, QEltwise};
-use quantal_ir::{Dim, NodeId, Op, ValueId};
+use quantal_ir::{NodeId, Op, ValueId};
 
 pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
     let node = l.graph.node(id).clone();
@@ -35,7 +35,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
     if ![m_a, m_b, step.multiplier()].iter().all(|m| m.is_finite()) {
         return Err(Reason::AccumulatorRange.into());
     }
-    if same_shape(l, a, b) && table::diamond(l, id, operands, &target, |a, b| step.of_codes(a, b))? {
+    if l.same_shape(a, b) && table::diamond(l, id, operands, &target, |a, b| step.of_codes(a, b))? {
         return Ok(());
     }
     if kind == Kind::Add && residual(l, id, operands, [a, b], &target)? {
@@ -59,11 +59,6 @@ pub(super) fn scalar(l: &mut Lowering<'_>, v: ValueId) -> Rule<Option<f64>> {
     Ok(value.and_then(|t| t.get::<f32>().map(|t| f64::from(t[0]))))
 }
 
-fn same_shape(l: &Lowering<'_>, a: ValueId, b: ValueId) -> bool {
-    let (a, b) = (&l.graph.value(a).shape, &l.graph.value(b).shape);
-    a.is_some() && a == b && !a.iter().flatten().any(|d| *d == Dim::Unknown)
-}
-
 /// Puts the addition into the convolution or product that makes one of its operands, if that is all it is for.
 fn residual(
     l: &mut Lowering<'_>,
@@ -72,7 +67,7 @@ fn residual(
     floats: [ValueId; 2],
     target: &Target,
 ) -> Rule<bool> {
-    if !same_shape(l, floats[0], floats[1]) {
+    if !l.same_shape(floats[0], floats[1]) {
         return Ok(false);
     }
     for (sum, other) in [(0, 1), (1, 0)] {

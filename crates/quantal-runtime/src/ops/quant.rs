@@ -191,22 +191,17 @@ fn dequantize(attrs: &Attrs, to: Option<DType>, inputs: &Inputs<'_>) -> Result<T
     number::store_as(y, to.unwrap_or(scale.dtype()))
 }
 
-/// Codes in u8, scale and zero point of the tensor's own range, in f32 as the standard's formulas have it. NaN does
-/// not count.
+/// Codes in u8, scale and zero point of the tensor's own range, arith (9). NaN does not count.
 fn dynamic(x: &Tensor) -> Result<Vec<Tensor>, OpError> {
     let values = number::floats(Op::DynamicQuantizeLinear, x)?;
     let (min, max) = values.iter().fold((0.0_f32, 0.0_f32), |(a, b), &v| (a.min(v), b.max(v)));
-    let scale = (max - min) / 255.0;
-    let (scale, zero) = if scale < f32::MIN_POSITIVE {
-        (1.0, 0)
-    } else {
-        (scale, (0.0 - min / scale).round_ties_even().clamp(0.0, 255.0) as u8)
-    };
+    // The standard goes on with a range that is not finite; by IEEE rules its scale is infinite.
+    let (scale, zero) = arith::dynamic_qparams(min, max).unwrap_or((f32::INFINITY, 0));
     let mut y = Tensor::zeros(DType::U8, x.shape())?;
     for (q, &v) in y.as_mut_slice::<u8>()?.iter_mut().zip(values.iter()) {
-        *q = arith::quantize(v, scale, i32::from(zero), 0, 255) as u8;
+        *q = arith::quantize(v, scale, zero, 0, 255) as u8;
     }
-    Ok(vec![y, Tensor::scalar(scale)?, Tensor::scalar(zero)?])
+    Ok(vec![y, Tensor::scalar(scale)?, Tensor::scalar(zero as u8)?])
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 
 use super::Env;
 use super::codes::{Codes, written};
+use crate::ops::strides::{broadcast_shape, broadcast_strides, copy_view};
 use crate::ops::{Inputs, OpError, required};
 use quantal_kernels::eltwise::{self, Operand};
 use quantal_kernels::lut::lut;
-use quantal_tensor::Tensor;
 use quantal_tensor::arith;
 use quantal_tensor::tensor::element_count;
+use quantal_tensor::{DType, Tensor};
 
 /// Which operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,7 +61,7 @@ impl QEltwise {
 
     pub(crate) fn run(&self, inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, OpError> {
         let (ta, tb) = (required(inputs, 0)?, required(inputs, 1)?);
-        let shape = broadcast(ta.shape(), tb.shape())?;
+        let shape = broadcast_shape(&[ta.shape(), tb.shape()])?;
         // The kernels let the right operand be the smaller one.
         let swap = ta.shape() != shape && tb.shape() == shape;
         let operand =
@@ -73,14 +74,14 @@ impl QEltwise {
             wide_codes.read(wide)?
         } else {
             spread = expand(wide_codes.read(wide)?, wide.shape(), &shape, env)?;
-            &spread
+            spread.bytes()
         };
         let narrow_spread;
         let (narrow_bytes, cols) = if let Some(cols) = columns(narrow.shape(), &shape) {
             (narrow_codes.read(narrow)?, cols)
         } else {
             narrow_spread = expand(narrow_codes.read(narrow)?, narrow.shape(), &shape, env)?;
-            (&narrow_spread[..], narrow_spread.len())
+            (narrow_spread.bytes(), narrow_spread.len())
         };
         let (a, b) = (operand(wide_codes, wide_bytes), operand(narrow_codes, narrow_bytes));
         let out_codes = self.y.out();
@@ -91,19 +92,6 @@ impl QEltwise {
             Kind::Mul => eltwise::mul(env.isa, a, b, self.multiplier(), cols.max(1), out_codes, out, env.threads),
         })
     }
-}
-
-/// numpy's broadcast shape.
-fn broadcast(a: &[usize], b: &[usize]) -> Result<Vec<usize>, OpError> {
-    let rank = a.len().max(b.len());
-    let dim = |s: &[usize], i: usize| (i + s.len()).checked_sub(rank).map_or(1, |j| s[j]);
-    (0..rank)
-        .map(|i| match (dim(a, i), dim(b, i)) {
-            (p, q) if p == q || q == 1 => Ok(p),
-            (1, q) => Ok(q),
-            _ => Err(OpError::invalid(format!("cannot broadcast shapes {a:?} and {b:?}"))),
-        })
-        .collect()
 }
 
 /// If `narrow` against `wide` is `[rows / r, cols]` against `[rows, cols]`: its columns.
@@ -125,28 +113,9 @@ fn columns(narrow: &[usize], wide: &[usize]) -> Option<usize> {
 }
 
 /// The bytes of `x`, repeated to the shape that it is broadcast to.
-fn expand(x: &[u8], from: &[usize], to: &[usize], env: &mut Env<'_>) -> Result<Vec<u8>, OpError> {
-    let count = element_count(to).ok_or_else(|| OpError::invalid(format!("shape {to:?} has too many elements")))?;
-    // Through the pool, so that the size is checked against the memory limit.
-    let held = env.pool.bytes(count)?;
-    let mut out = Vec::with_capacity(count);
-    let mut index = vec![0_usize; to.len()];
-    let stride = |i: usize| {
-        let j = (i + from.len()).checked_sub(to.len())?;
-        (from[j] != 1).then(|| from[j + 1..].iter().product::<usize>())
-    };
-    let strides: Vec<usize> = (0..to.len()).map(|i| stride(i).unwrap_or(0)).collect();
-    for _ in 0..count {
-        out.push(x[index.iter().zip(&strides).map(|(i, s)| i * s).sum::<usize>()]);
-        for axis in (0..to.len()).rev() {
-            index[axis] += 1;
-            if index[axis] < to[axis] {
-                break;
-            }
-            index[axis] = 0;
-        }
-    }
-    drop(held);
+fn expand(x: &[u8], from: &[usize], to: &[usize], env: &mut Env<'_>) -> Result<Tensor, OpError> {
+    let mut out = env.pool.tensor(DType::U8, to)?;
+    copy_view(x, 0, to, &broadcast_strides(from, to), out.as_mut_slice::<u8>()?);
     Ok(out)
 }
 
