@@ -1,5 +1,8 @@
 //! Which instruction set to use: detected, and capped by `QUANTAL_ISA`.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+
 use std::fmt;
 
 /// Classes of instruction sets that have kernels of their own, each holding all that those before it on the same
@@ -14,10 +17,12 @@ pub enum Level {
     AvxVnni,
     /// AVX-512 F, BW, VL and VNNI: `vpdpbusd` on 512-bit registers.
     Avx512Vnni,
+    /// AVX-512 VNNI, and the tiles of AMX-INT8 for matrix products.
+    Amx,
 }
 
 impl Level {
-    const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni];
+    const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni, Self::Amx];
 
     /// The name that `QUANTAL_ISA` takes and reports print.
     pub fn name(self) -> &'static str {
@@ -26,6 +31,7 @@ impl Level {
             Self::Avx2 => "avx2",
             Self::AvxVnni => "avxvnni",
             Self::Avx512Vnni => "avx512vnni",
+            Self::Amx => "amx",
         }
     }
 
@@ -43,6 +49,7 @@ impl Level {
                         && std::is_x86_feature_detected!("avx512vl")
                         && std::is_x86_feature_detected!("avx512vnni")
                 }
+                Self::Amx => Self::Avx512Vnni.supported() && amx::available(),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -58,7 +65,7 @@ pub struct Isa(Level);
 
 /// `QUANTAL_ISA` holds a name that no level has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("QUANTAL_ISA is `{0}`; it can be one of portable, avx2, avxvnni, avx512vnni")]
+#[error("QUANTAL_ISA is `{0}`; it can be one of portable, avx2, avxvnni, avx512vnni, amx")]
 pub struct UnknownIsa(String);
 
 impl Isa {
@@ -68,7 +75,7 @@ impl Isa {
     /// The best level of this CPU that is not above the cap in the environment variable `QUANTAL_ISA`.
     pub fn detect() -> Result<Self, UnknownIsa> {
         let cap = match std::env::var_os("QUANTAL_ISA") {
-            None => Level::Avx512Vnni,
+            None => Level::Amx,
             Some(name) => {
                 let name = name.to_string_lossy();
                 let known = Level::ALL.into_iter().find(|l| l.name() == name);

@@ -93,7 +93,7 @@ macro_rules! isa_fn {
                     #[cfg(target_arch = "x86_64")]
                     $crate::Level::Avx2 | $crate::Level::AvxVnni => avx2($($arg),*),
                     #[cfg(target_arch = "x86_64")]
-                    $crate::Level::Avx512Vnni => avx512($($arg),*),
+                    $crate::Level::Avx512Vnni | $crate::Level::Amx => avx512($($arg),*),
                     #[cfg(not(target_arch = "x86_64"))]
                     _ => $body::<$crate::simd::emulated::Lanes<4>>($($arg),*),
                 }

@@ -80,8 +80,8 @@ pub(super) fn row(isa: Isa) -> &'static Row {
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 | Level::AvxVnni => &avx2::ROW,
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512Vnni => &avx512::ROW,
+        Level::Avx512Vnni | Level::Amx => &avx512::ROW,
         #[cfg(not(target_arch = "x86_64"))]
-        Level::Avx2 | Level::AvxVnni | Level::Avx512Vnni => &portable::ROW,
+        Level::Avx2 | Level::AvxVnni | Level::Avx512Vnni | Level::Amx => &portable::ROW,
     }
 }

@@ -303,7 +303,7 @@ fn any_number_of_threads_gives_the_same_bits() {
 #[test]
 fn the_saturating_kernel_is_chosen_only_where_packing_proved_it_exact() {
     assert_eq!(select(Level::Portable, 64, 0).level, Level::Portable);
-    for level in [Level::Avx2, Level::AvxVnni, Level::Avx512Vnni] {
+    for level in [Level::Avx2, Level::AvxVnni, Level::Avx512Vnni, Level::Amx] {
         for n in [1, 8, 16, 17, 33, 64, 1000] {
             assert_eq!(select(level, n, 129).exact, Exact::Always);
         }
