@@ -102,6 +102,30 @@ impl PackedConv {
     /// # Errors
     /// If the shape makes no convolution, `weights` is too short, a sum is too deep for 32 bits or memory runs out.
     pub fn pack(isa: Isa, geometry: &ConvGeometry, weights: &[u8], signed: bool) -> Result<Self, KernelError> {
+        Self::pack_with(isa, None, geometry, weights, signed)
+    }
+
+    /// The same for a kernel of one's own choice: for benches.
+    ///
+    /// # Errors
+    /// As [`PackedConv::pack`], or if this CPU lacks what the kernel needs, or the kernel is not exact for `weights`.
+    pub fn pack_for(
+        isa: Isa,
+        kernel: &'static GemmKernel,
+        geometry: &ConvGeometry,
+        weights: &[u8],
+        signed: bool,
+    ) -> Result<Self, KernelError> {
+        Self::pack_with(isa, Some(kernel), geometry, weights, signed)
+    }
+
+    fn pack_with(
+        isa: Isa,
+        kernel: Option<&'static GemmKernel>,
+        geometry: &ConvGeometry,
+        weights: &[u8],
+        signed: bool,
+    ) -> Result<Self, KernelError> {
         check_weights(geometry, weights.len())?;
         let &ConvGeometry { c_in, c_out, kernel: [kh, kw], dilation, pads, groups, .. } = geometry;
         let (c, n) = (c_in / groups, c_out / groups);
@@ -109,7 +133,7 @@ impl PackedConv {
         let taps = (0..kh).flat_map(|ky| (0..kw).map(move |kx| (ky, kx)));
         let taps = taps.map(|(ky, kx)| Tap { ky, kx, dy: offset(ky, 0), dx: offset(kx, 1) }).collect();
         let at = |g: usize, o: usize, i: usize, t: &Tap| (((g * n + o) * c + i) * kh + t.ky) * kw + t.kx;
-        let phase = Phase::pack(isa, geometry, weights, signed, taps, [0, 0], at)?;
+        let phase = Phase::pack(isa, kernel, geometry, weights, signed, taps, [0, 0], at)?;
         Ok(Self { geometry: *geometry, phases: vec![phase], in_step: geometry.stride, out_step: [1, 1] })
     }
 
@@ -143,7 +167,7 @@ impl PackedConv {
                         }
                     }
                 }
-                phases.push(Phase::pack(isa, geometry, weights, signed, taps, [y, x], at)?);
+                phases.push(Phase::pack(isa, None, geometry, weights, signed, taps, [y, x], at)?);
             }
         }
         Ok(Self { geometry: *geometry, phases, in_step: [1, 1], out_step: stride })
@@ -163,6 +187,7 @@ impl PackedConv {
 impl Phase {
     fn pack(
         isa: Isa,
+        kernel: Option<&'static GemmKernel>,
         geometry: &ConvGeometry,
         weights: &[u8],
         signed: bool,
@@ -192,7 +217,11 @@ impl Phase {
                     codes.extend((0..c).map(|i| weights[at(g, o, i, tap)]));
                 }
             }
-            groups.push(PackedB::pack(isa, &BView::transposed(&codes, signed, k, n))?);
+            let view = BView::transposed(&codes, signed, k, n);
+            groups.push(match kernel {
+                Some(kernel) => PackedB::pack_for(isa, kernel, &view)?,
+                None => PackedB::pack(isa, &view)?,
+            });
         }
         Ok(Self { groups, runs, origin })
     }

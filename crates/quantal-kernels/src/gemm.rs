@@ -12,6 +12,7 @@
 
 pub(crate) mod blocks;
 pub(crate) mod epilogue;
+pub(crate) mod peak;
 pub(crate) mod rows;
 #[cfg(test)]
 mod tests;

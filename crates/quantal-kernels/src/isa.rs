@@ -90,6 +90,12 @@ impl Isa {
         Level::ALL.into_iter().filter(|l| l.supported()).map(Self).collect()
     }
 
+    /// Whether kernels of `level` may run: it is not above this one, and the CPU has it. (A CPU with AVX-512 VNNI may lack
+    /// AVX-VNNI.)
+    pub fn can_run(self, level: Level) -> bool {
+        level <= self.0 && level.supported()
+    }
+
     /// The level.
     pub fn level(self) -> Level {
         self.0

@@ -3,8 +3,9 @@
 //! Names follow `{op}_{lhs}{rhs}{out}_{mr}x{nr}x{kr}_{isa}[_{variant}]`. A kernel that is not in [`KERNELS`] does not
 //! exist: dispatch, tests, benches and reports all read the table.
 
-use crate::Level;
 use crate::gemm::tile::TileArgs;
+use crate::{Isa, Level};
+use std::fmt;
 
 /// How the two operands lie in memory for a kernel. Either way one step of the inner loop takes 4 bytes of a row of A
 /// and 4 bytes of each column of B.
@@ -18,7 +19,7 @@ pub enum Form {
 
 impl Form {
     /// Elements along K in one step.
-    pub fn kr(self) -> usize {
+    pub const fn kr(self) -> usize {
         match self {
             Self::Bytes => 4,
             Self::Pairs => 2,
@@ -50,8 +51,38 @@ pub struct GemmKernel {
     pub form: Form,
     /// Which weights it is exact for.
     pub exact: Exact,
+    /// What it multiplies and adds with.
+    pub instruction: &'static str,
     /// `tiles[r − 1]` computes `r` rows.
     pub(crate) tiles: &'static [unsafe fn(&TileArgs)],
+    /// Its instruction on registers alone, so many rounds, and how many multiply-adds a round has; `None` where nothing
+    /// measures it.
+    pub(crate) peak: Option<(unsafe fn(u64), u64)>,
+}
+
+impl GemmKernel {
+    /// Runs `rounds` rounds of the kernel's instruction on registers, a few dozen independent sums each, and gives the
+    /// integer operations done (two for each multiply-add): divided by the time it took, the peak of this core. `None`
+    /// where the kernel has no such loop, or `isa` cannot run it.
+    pub fn peak_loop(&self, isa: Isa, rounds: u64) -> Option<u64> {
+        let (run, multiply_adds) = self.peak.filter(|_| isa.can_run(self.level))?;
+        // SAFETY: `can_run` has just said that the CPU has the kernel's instructions; the loop touches no memory.
+        unsafe { run(rounds) };
+        Some(2 * rounds * multiply_adds)
+    }
+}
+
+/// Rows are the same if their names are.
+impl PartialEq for GemmKernel {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl fmt::Debug for GemmKernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
 }
 
 /// No kernel has more columns than this.
@@ -90,6 +121,11 @@ macro_rules! kernel {
                 // SAFETY: the features are those of `$dot`; the caller vouches for the CPU and the pointers.
                 unsafe { tile::<$dot, MR, $nv>(args) }
             }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn peak(rounds: u64) {
+                // SAFETY: the features are those of `$dot`; the caller vouches for the CPU.
+                unsafe { $crate::gemm::peak::peak::<$dot>(rounds) }
+            }
             pub(in crate::gemm) static ROW: GemmKernel = GemmKernel {
                 name: stringify!($name),
                 level: Level::$level,
@@ -97,10 +133,33 @@ macro_rules! kernel {
                 nr: $nv * <<$dot as Dot>::Lanes as Simd>::LANES,
                 form: <$dot as Dot>::FORM,
                 exact: $exact,
+                instruction: <$dot as Dot>::INSTRUCTION,
                 tiles: &[$(rows::<$mr>),+],
+                peak: Some((peak, $crate::gemm::peak::multiply_adds::<$dot>())),
             };
         }
         pub(in crate::gemm) use $name::ROW as $row;
     };
 }
 pub(crate) use kernel;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peak_loop_runs_where_its_instructions_are() {
+        let best = *Isa::available().last().expect("every CPU has the portable level");
+        for kernel in KERNELS {
+            assert_eq!(
+                kernel.peak_loop(Isa::PORTABLE, 1).is_some(),
+                kernel.level == Level::Portable,
+                "{}",
+                kernel.name
+            );
+            let Some(operations) = kernel.peak_loop(best, 3) else { continue };
+            // A round has 12 or 24 sums as wide as the kernel's registers, each of two operations for every element.
+            assert_eq!(operations % (3 * 12 * 2 * kernel.form.kr() as u64), 0, "{}", kernel.name);
+        }
+    }
+}

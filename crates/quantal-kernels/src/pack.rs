@@ -91,7 +91,7 @@ impl PackedB {
             Exact::Always => true,
             Exact::IfPairSumAtMost(most) => largest_pair_sum(b) <= most,
         };
-        if !exact || kernel.level > isa.level() {
+        if !exact || !isa.can_run(kernel.level) {
             return Err(KernelError::Geometry("the kernel is not exact for these weights, or not for this CPU"));
         }
         let mut packed = Self::empty(isa);

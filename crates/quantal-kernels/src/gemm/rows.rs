@@ -14,6 +14,7 @@ pub(crate) struct PlainPairs<const L: usize>;
 impl<const L: usize> Dot for PlainPairs<L> {
     type Lanes = Lanes<L>;
     const FORM: Form = Form::Pairs;
+    const INSTRUCTION: &'static str = "plain multiply-add";
 
     #[inline(always)]
     unsafe fn dot(acc: [i32; L], a: [i32; L], b: [i32; L]) -> [i32; L] {
@@ -37,12 +38,13 @@ mod x86 {
 
     /// Dot products that are one expression each.
     macro_rules! dot {
-        ($(#[$doc:meta])* $name:ident, $lanes:ty, $form:ident, |$acc:ident, $a:ident, $b:ident| $e:expr) => {
+        ($(#[$doc:meta])* $name:ident, $lanes:ty, $form:ident, $instruction:literal, |$acc:ident, $a:ident, $b:ident| $e:expr) => {
             $(#[$doc])*
             pub(super) struct $name;
             impl Dot for $name {
                 type Lanes = $lanes;
                 const FORM: Form = Form::$form;
+                const INSTRUCTION: &'static str = $instruction;
                 #[inline(always)]
                 unsafe fn dot(
                     $acc: <$lanes as Simd>::I,
@@ -57,22 +59,22 @@ mod x86 {
     }
     dot!(
         /// `vpmaddwd`: exact for all operands.
-        Maddwd, Avx2, Pairs, |acc, a, b| _mm256_add_epi32(acc, _mm256_madd_epi16(a, b))
+        Maddwd, Avx2, Pairs, "vpmaddwd + vpaddd", |acc, a, b| _mm256_add_epi32(acc, _mm256_madd_epi16(a, b))
     );
     dot!(
         /// `vpmaddubsw`: half the bytes and more multiplies an instruction, for weights whose pairs cannot saturate it.
-        Maddubs, Avx2, Bytes, |acc, a, b| _mm256_add_epi32(
+        Maddubs, Avx2, Bytes, "vpmaddubsw + vpmaddwd + vpaddd", |acc, a, b| _mm256_add_epi32(
             acc,
             _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1))
         )
     );
     dot!(
         /// `vpdpbusd` of AVX-VNNI.
-        Dpbusd256, Avx2, Bytes, |acc, a, b| _mm256_dpbusd_avx_epi32(acc, a, b)
+        Dpbusd256, Avx2, Bytes, "vpdpbusd ymm", |acc, a, b| _mm256_dpbusd_avx_epi32(acc, a, b)
     );
     dot!(
         /// `vpdpbusd` of AVX-512 VNNI.
-        Dpbusd512, Avx512, Bytes, |acc, a, b| _mm512_dpbusd_epi32(acc, a, b)
+        Dpbusd512, Avx512, Bytes, "vpdpbusd zmm", |acc, a, b| _mm512_dpbusd_epi32(acc, a, b)
     );
     // The types are named where the rows are declared.
     const _: fn(__m256i, __m512i) = |_, _| ();
@@ -129,6 +131,7 @@ pub(crate) mod twins {
     impl<const L: usize, const SATURATE: bool> Dot for PlainBytes<L, SATURATE> {
         type Lanes = Lanes<L>;
         const FORM: Form = Form::Bytes;
+        const INSTRUCTION: &'static str = "plain multiply-add";
 
         #[inline(always)]
         unsafe fn dot(acc: Reg<Self>, a: Reg<Self>, b: Reg<Self>) -> Reg<Self> {

@@ -25,6 +25,8 @@ pub(crate) trait Dot {
     type Lanes: Simd;
     /// What the 4 bytes hold.
     const FORM: Form;
+    /// What it is made of, for people.
+    const INSTRUCTION: &'static str;
     /// `acc + a·b` in each lane, wrapping and never saturating.
     unsafe fn dot(acc: Reg<Self>, a: Reg<Self>, b: Reg<Self>) -> Reg<Self>;
 }
