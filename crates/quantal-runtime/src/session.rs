@@ -6,29 +6,15 @@ use crate::error::{Error, Result};
 use crate::layout::{Layout, moved};
 use crate::ops::OpError;
 use crate::pool::Pool;
+use crate::profile::{Seen, StepTime, work};
 use crate::program::{Input, Program, SlotId};
 use crate::steps::{Env, Step};
-use quantal_ir::{Dim, NodeId, ValueId};
+use quantal_ir::{Dim, ValueId};
 use quantal_kernels::Threads;
 use quantal_tensor::{DType, Tensor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
-
-/// How long one step took.
-#[derive(Clone, Debug)]
-pub struct StepTime {
-    /// The node that the step stands for.
-    pub node: NodeId,
-    /// The node's name.
-    pub name: Arc<str>,
-    /// The node's operator.
-    pub op: Arc<str>,
-    /// The kind of step.
-    pub step: &'static str,
-    /// Wall-clock time of this run, in nanoseconds.
-    pub nanoseconds: u64,
-}
 
 /// Called with each observed value: as float32, in the standard layout.
 pub type Tap<'a> = dyn FnMut(ValueId, &Tensor) + 'a;
@@ -74,7 +60,8 @@ impl Session {
         self.observed(feeds, taps, Some(&mut tap), None)
     }
 
-    /// The same as [`Session::run`], with the time that each step took.
+    /// The same as [`Session::run`], with the time that each step took and what it did. Steps inside control flow count
+    /// as part of the step around them.
     pub fn run_profiled(&mut self, feeds: &[(String, Tensor)]) -> Result<(Vec<(String, Tensor)>, Vec<StepTime>)> {
         let mut times = Vec::with_capacity(self.program.steps.len());
         let outputs = self.observed(feeds, &[], None, Some(&mut times))?;
@@ -197,7 +184,12 @@ impl Run<'_> {
             }
             values[slot.0 as usize] = Some(tensor);
         }
+        let begin = Instant::now();
         for row in &program.steps {
+            let seen: Option<Vec<Option<Seen>>> = watch.times.is_some().then(|| {
+                let of = |slot: &Option<SlotId>| slot.and_then(|s| tensor_of(program, &values, s)).map(Seen::of);
+                row.inputs.iter().map(of).collect()
+            });
             let start = watch.times.is_some().then(Instant::now);
             self.steps += 1;
             let owned = row.inputs.first().copied().flatten().filter(|_| row.overwrites);
@@ -216,10 +208,18 @@ impl Run<'_> {
                     (step, None) => step.run(&inputs, &mut self.env).map_err(|cause| Error::in_step(row, cause))?,
                 }
             };
-            if let (Some(times), Some(start)) = (watch.times.as_mut(), start) {
-                let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                let (name, op) = (Arc::clone(&row.name), Arc::clone(&row.op));
-                times.push(StepTime { node: row.node, name, op, step: row.step.name(), nanoseconds });
+            if let (Some(times), Some(start), Some(seen)) = (watch.times.as_mut(), start, seen) {
+                let end = Instant::now();
+                let since = |from: Instant, to: Instant| u64::try_from((to - from).as_nanos()).unwrap_or(u64::MAX);
+                times.push(StepTime {
+                    node: row.node,
+                    name: Arc::clone(&row.name),
+                    op: Arc::clone(&row.op),
+                    step: row.step.name(),
+                    start_nanoseconds: since(begin, start),
+                    nanoseconds: since(start, end),
+                    work: work(program, row, &seen, &results),
+                });
             }
             for (slot, tensor) in row.outputs.iter().zip(results) {
                 self.env.pool.count(&tensor);

@@ -11,8 +11,8 @@ use std::fmt;
 
 /// A convolution over one or two spatial axes, its weight packed.
 pub struct Conv {
-    attrs: ConvAttrs,
-    c_in: usize,
+    pub(crate) attrs: ConvAttrs,
+    pub(crate) c_in: usize,
     c_out: usize,
     weight: Packed,
     /// What follows the sum. The step reads x and, if the tail says so, a residual, both channels-last.

@@ -43,6 +43,11 @@ impl Product {
         Ok(Self { b, transposed, tail: Tail::default() })
     }
 
+    /// Depth of the sum.
+    pub fn k(&self) -> usize {
+        self.b.k()
+    }
+
     /// Columns of the result.
     pub fn n(&self) -> usize {
         self.b.n()
