@@ -6,9 +6,12 @@
 //!
 //! A transposed convolution is the same thing several times: the output pixels that share a remainder by the stride are
 //! reached by the same taps, and each such phase is a plain convolution that writes every stride-th pixel.
+//!
+//! Some 3×3 convolutions of stride 1 take another way to the same sums: [`winograd`].
 
 #[cfg(test)]
 mod tests;
+pub mod winograd;
 
 use std::ops::Range;
 
@@ -19,6 +22,7 @@ use crate::gemm::epilogue::{Epilogue, RawEpilogue};
 use crate::kernel::{Form, GemmKernel};
 use crate::pack::{BView, PackedB, put_codes, put_fill};
 use crate::{ConvGeometry, Isa, Threads};
+use winograd::{PackedWinograd, WINOGRAD_KERNELS, WinogradKernel};
 
 /// Elements of the input and pixels of the output, if neither overflows.
 pub(crate) fn check_size(g: &ConvGeometry) -> Result<(usize, usize), KernelError> {
@@ -89,6 +93,8 @@ struct Phase {
 /// Weights of a convolution, packed for the kernel that will read them.
 pub struct PackedConv {
     geometry: ConvGeometry,
+    /// Instead of phases, where it is chosen.
+    winograd: Option<PackedWinograd>,
     phases: Vec<Phase>,
     /// Input pixels from one output pixel of a phase to the next.
     in_step: [usize; 2],
@@ -102,13 +108,20 @@ impl PackedConv {
     /// # Errors
     /// If the shape makes no convolution, `weights` is too short, a sum is too deep for 32 bits or memory runs out.
     pub fn pack(isa: Isa, geometry: &ConvGeometry, weights: &[u8], signed: bool) -> Result<Self, KernelError> {
-        Self::pack_with(isa, None, geometry, weights, signed)
+        check_weights(geometry, weights.len())?;
+        if let Some(kernel) = winograd::select(isa, geometry)
+            && let Some(packed) = Self::pack_winograd(isa, kernel, geometry, weights, signed)?
+        {
+            return Ok(packed);
+        }
+        Self::pack_direct(isa, None, geometry, weights, signed)
     }
 
     /// The same for a kernel of one's own choice: for benches.
     ///
     /// # Errors
-    /// As [`PackedConv::pack`], or if this CPU lacks what the kernel needs, or the kernel is not exact for `weights`.
+    /// As [`PackedConv::pack`], or if this CPU lacks what the kernel needs, the kernel is not for such a convolution or
+    /// it is not exact for `weights`.
     pub fn pack_for(
         isa: Isa,
         kernel: &'static GemmKernel,
@@ -116,10 +129,14 @@ impl PackedConv {
         weights: &[u8],
         signed: bool,
     ) -> Result<Self, KernelError> {
-        Self::pack_with(isa, Some(kernel), geometry, weights, signed)
+        match WINOGRAD_KERNELS.iter().find(|w| w.product == *kernel) {
+            None => Self::pack_direct(isa, Some(kernel), geometry, weights, signed),
+            Some(winograd) => Self::pack_winograd(isa, winograd, geometry, weights, signed)?
+                .ok_or(KernelError::Geometry("the kernel is not exact for these weights")),
+        }
     }
 
-    fn pack_with(
+    fn pack_direct(
         isa: Isa,
         kernel: Option<&'static GemmKernel>,
         geometry: &ConvGeometry,
@@ -134,7 +151,23 @@ impl PackedConv {
         let taps = taps.map(|(ky, kx)| Tap { ky, kx, dy: offset(ky, 0), dx: offset(kx, 1) }).collect();
         let at = |g: usize, o: usize, i: usize, t: &Tap| (((g * n + o) * c + i) * kh + t.ky) * kw + t.kx;
         let phase = Phase::pack(isa, kernel, geometry, weights, signed, taps, [0, 0], at)?;
-        Ok(Self { geometry: *geometry, phases: vec![phase], in_step: geometry.stride, out_step: [1, 1] })
+        let (in_step, out_step) = (geometry.stride, [1, 1]);
+        Ok(Self { geometry: *geometry, winograd: None, phases: vec![phase], in_step, out_step })
+    }
+
+    /// `None` if the kernel would not be exact for the weights.
+    fn pack_winograd(
+        isa: Isa,
+        kernel: &'static WinogradKernel,
+        geometry: &ConvGeometry,
+        weights: &[u8],
+        signed: bool,
+    ) -> Result<Option<Self>, KernelError> {
+        check_weights(geometry, weights.len())?;
+        let packed = PackedWinograd::pack(isa, kernel, geometry, weights, signed)?;
+        let (in_step, out_step) = ([1, 1], [1, 1]);
+        let winograd = |w| Self { geometry: *geometry, winograd: Some(w), phases: Vec::new(), in_step, out_step };
+        Ok(packed.map(winograd))
     }
 
     /// Packs the weights of a transposed convolution, `[c_in, c_out / groups, kh, kw]` bytes.
@@ -170,12 +203,12 @@ impl PackedConv {
                 phases.push(Phase::pack(isa, None, geometry, weights, signed, taps, [y, x], at)?);
             }
         }
-        Ok(Self { geometry: *geometry, phases, in_step: [1, 1], out_step: stride })
+        Ok(Self { geometry: *geometry, winograd: None, phases, in_step: [1, 1], out_step: stride })
     }
 
     /// The kernel that reads the weights.
     pub fn kernel(&self) -> &'static GemmKernel {
-        self.phases[0].groups[0].kernel()
+        self.winograd.as_ref().map_or_else(|| self.phases[0].groups[0].kernel(), |w| &w.kernel().product)
     }
 
     /// The geometry that it was packed for.
@@ -259,6 +292,11 @@ pub fn conv(call: ConvCall, threads: &Threads) -> Result<(), KernelError> {
     let epilogue = RawEpilogue::new(epilogue, pixels, g.c_out)?;
     let (c, n) = (g.c_in / g.groups, g.c_out / g.groups);
     let pad = if x_signed { x_zero_point + 128 } else { x_zero_point };
+    if let Some(weights) = &weights.winograd {
+        let flip = if x_signed { 0x80 } else { 0 };
+        winograd::run(&winograd::Job { weights, g, x, flip, x_zero: pad, w_zero_points, epilogue: &epilogue }, threads);
+        return Ok(());
+    }
     for phase in &weights.phases {
         let steps =
             |axis: usize, whole: usize| whole.saturating_sub(phase.origin[axis]).div_ceil(weights.out_step[axis]);

@@ -10,7 +10,7 @@ fn shape(c_in: usize, c_out: usize, kernel: [usize; 2]) -> ConvGeometry {
 }
 
 /// `Σ (x − z_x)(w − z_w)` for each output, as plain loops over what the definition of a convolution says.
-fn reference(
+pub(super) fn reference(
     s: &ConvGeometry,
     x: impl Fn(usize, usize, usize, usize) -> i32,
     w: impl Fn(usize, usize, usize, usize) -> i32,

@@ -13,7 +13,7 @@ use crate::steps::qconv::{Packed, QConv};
 use crate::steps::qproduct::{QMatMul, QProduct};
 use quantal_ir::op::conv::{AutoPad, ConvAttrs, ConvTransposeAttrs};
 use quantal_ir::op::gemm::GemmAttrs;
-use quantal_ir::{Node, NodeId, Op, ValueId};
+use quantal_ir::{Dim, Node, NodeId, Op, ValueId};
 use quantal_kernels::conv::PackedConv;
 use quantal_kernels::dwconv::PackedDwConv;
 use quantal_kernels::pack::{BView, PackedB};
@@ -122,7 +122,11 @@ pub(super) fn convolution(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
     };
     let goal = goal(l, y)?;
     let end = goal.end(&x, &w)?;
-    let weights = pack(l, &attrs, deconv, [c_in, c_out], &w)?;
+    let sizes: Vec<_> = match node.input(0).and_then(|x| l.graph.value(x).shape.as_ref()) {
+        Some(shape) => shape.iter().skip(2).map(Dim::known).collect(),
+        None => Vec::new(),
+    };
+    let weights = pack(l, &attrs, deconv, &sizes, [c_in, c_out], &w)?;
     let w_zero_points = if matches!(weights, Packed::Depthwise(_)) { Vec::new() } else { zero_points(&w) };
     let conv = QConv { attrs, c_in, c_out, x: x.codes, weights, w_zero_points, bias, end };
     let name = conv.kernel();
@@ -171,18 +175,19 @@ fn pack(
     l: &Lowering<'_>,
     attrs: &ConvAttrs,
     deconv: Option<ConvTransposeAttrs>,
+    sizes: &[Option<usize>],
     [c_in, c_out]: [usize; 2],
     w: &Weights,
 ) -> Rule<Packed> {
     let overflow = || OpError::invalid("the window overflows");
     let bytes = w.tensor.bytes();
     if let Some(d) = deconv {
-        let base = prepared(l, packing_geometry(&attrs.window, c_in, c_in, attrs.group).ok_or_else(overflow))?;
+        let base = prepared(l, packing_geometry(&attrs.window, sizes, c_in, c_in, attrs.group).ok_or_else(overflow))?;
         let geometry = ConvGeometry { c_out, h: 1, w: 1, h_out: 1, w_out: 1, ..base };
         let packed = kernel(l, PackedConv::pack_transposed(l.isa, &geometry, bytes, w.signed))?;
         return Ok(Packed::Transposed(Box::new(packed), d));
     }
-    let geometry = prepared(l, packing_geometry(&attrs.window, c_in, c_out, attrs.group).ok_or_else(overflow))?;
+    let geometry = prepared(l, packing_geometry(&attrs.window, sizes, c_in, c_out, attrs.group).ok_or_else(overflow))?;
     if geometry.is_depthwise() && c_in == c_out {
         let packed = PackedDwConv::pack(l.isa, &geometry, bytes, w.signed, &zero_points(w));
         return Ok(Packed::Depthwise(Box::new(kernel(l, packed)?)));

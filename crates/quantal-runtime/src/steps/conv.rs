@@ -108,11 +108,23 @@ pub(crate) fn geometry(w: &Window, image: [usize; 4], c_out: usize, groups: usiz
     ConvGeometry::new(image, c_out, two(&w.kernel)?, stride, dilation, [top, left, bottom, right], groups)
 }
 
-/// A geometry to pack weights for: the taps, channels and explicit padding of a window on an image that it just fits.
-pub(crate) fn packing_geometry(w: &Window, c_in: usize, c_out: usize, groups: usize) -> Option<ConvGeometry> {
+/// A geometry to pack weights for: the taps, channels and explicit padding of a window on an image of sides `sizes`,
+/// which choose a kernel. Sides that are free are taken to be large.
+pub(crate) fn packing_geometry(
+    w: &Window,
+    sizes: &[Option<usize>],
+    c_in: usize,
+    c_out: usize,
+    groups: usize,
+) -> Option<ConvGeometry> {
+    const LARGE: usize = 64;
+    let side = |i: usize| {
+        let size = sizes.get(i).copied().flatten().unwrap_or(LARGE);
+        Some(size.max(w.extent(i)?))
+    };
     let image = match w.kernel.len() {
-        1 => [1, 1, w.extent(0)?, c_in],
-        _ => [1, w.extent(0)?, w.extent(1)?, c_in],
+        1 => [1, 1, side(0)?, c_in],
+        _ => [1, side(0)?, side(1)?, c_in],
     };
     geometry(w, image, c_out, groups)
 }
