@@ -1,7 +1,7 @@
 //! Convolutions of 8-bit codes over channels-last images, `[N, H, W, C]`, as products whose rows are gathered.
 //!
-//! A row of A holds the codes under one output pixel, tap by tap with channels innermost; it is written into a block of
-//! rows that stays in cache just before the tile reads it, and no image of columns ever exists. What lies outside the
+//! A row of A holds the codes under one output pixel, tap by tap with channels innermost; it is read in pieces from a
+//! padded copy of the lines that a task needs, and no image of columns ever exists (see `image`). What lies outside the
 //! image is the zero point, which stands for real 0. A 1×1 convolution of stride 1 reads the image in place.
 //!
 //! A transposed convolution is the same thing several times: the output pixels that share a remainder by the stride are
@@ -9,19 +9,20 @@
 //!
 //! Some 3×3 convolutions of stride 1 take another way to the same sums: [`winograd`].
 
+pub(crate) mod image;
 #[cfg(test)]
 mod tests;
 pub mod winograd;
 
-use std::ops::Range;
-
 use crate::error::{KernelError, check_length};
-use crate::gemm::blocks::{Job, Source, run};
+use crate::gemm::blocks::{Job, run};
 use crate::gemm::check_zero_points;
 use crate::gemm::epilogue::{Epilogue, RawEpilogue};
-use crate::kernel::{Form, GemmKernel};
-use crate::pack::{BView, PackedB, put_codes, put_fill};
-use crate::{ConvGeometry, Isa, Threads};
+use crate::gemm::source::{Rows, Source};
+use crate::kernel::GemmKernel;
+use crate::pack::{BView, PackedB};
+use crate::{ConvGeometry, Isa, Level, Threads};
+use image::{Image, Window};
 use winograd::{PackedWinograd, WINOGRAD_KERNELS, WinogradKernel};
 
 /// Elements of the input and pixels of the output, if neither overflows.
@@ -64,13 +65,8 @@ pub(crate) fn check_same(packed: &ConvGeometry, g: &ConvGeometry) -> Result<(), 
     }
 }
 
-/// Horizontally adjacent taps whose codes are adjacent in memory.
-#[derive(Clone, Copy, Debug)]
-struct Run {
-    dy: isize,
-    dx: isize,
-    count: usize,
-}
+/// Channels from which a span of one tap fills the steps of a kernel well enough.
+const LONG_SPAN: usize = 32;
 
 /// One tap of a phase: its place in the kernel and its offset from the input pixel.
 #[derive(Clone, Copy)]
@@ -83,9 +79,9 @@ struct Tap {
 
 /// The output pixels that the same taps reach.
 struct Phase {
-    /// One B for each group of channels, rows in the order of `runs`.
+    /// One B for each group of channels, rows in the order of the window's spans.
     groups: Vec<PackedB>,
-    runs: Vec<Run>,
+    window: Window,
     /// The first of its output pixels.
     origin: [usize; 2],
 }
@@ -150,7 +146,7 @@ impl PackedConv {
         let taps = (0..kh).flat_map(|ky| (0..kw).map(move |kx| (ky, kx)));
         let taps = taps.map(|(ky, kx)| Tap { ky, kx, dy: offset(ky, 0), dx: offset(kx, 1) }).collect();
         let at = |g: usize, o: usize, i: usize, t: &Tap| (((g * n + o) * c + i) * kh + t.ky) * kw + t.kx;
-        let phase = Phase::pack(isa, kernel, geometry, weights, signed, taps, [0, 0], at)?;
+        let phase = Phase::pack(isa, kernel, geometry, weights, signed, taps, geometry.stride, [0, 0], at)?;
         let (in_step, out_step) = (geometry.stride, [1, 1]);
         Ok(Self { geometry: *geometry, winograd: None, phases: vec![phase], in_step, out_step })
     }
@@ -200,7 +196,7 @@ impl PackedConv {
                         }
                     }
                 }
-                phases.push(Phase::pack(isa, None, geometry, weights, signed, taps, [y, x], at)?);
+                phases.push(Phase::pack(isa, None, geometry, weights, signed, taps, [1, 1], [y, x], at)?);
             }
         }
         Ok(Self { geometry: *geometry, winograd: None, phases, in_step: [1, 1], out_step: stride })
@@ -225,19 +221,16 @@ impl Phase {
         weights: &[u8],
         signed: bool,
         mut taps: Vec<Tap>,
+        in_step: [usize; 2],
         origin: [usize; 2],
         at: impl Fn(usize, usize, usize, &Tap) -> usize,
     ) -> Result<Self, KernelError> {
         taps.sort_by_key(|t| (t.dy, t.dx));
-        let mut runs: Vec<Run> = Vec::new();
-        for t in &taps {
-            match runs.last_mut() {
-                Some(run) if geometry.groups == 1 && run.dy == t.dy && run.dx + run.count as isize == t.dx => {
-                    run.count += 1;
-                }
-                _ => runs.push(Run { dy: t.dy, dx: t.dx, count: 1 }),
-            }
-        }
+        let offsets: Vec<_> = taps.iter().map(|t| [t.dy, t.dx]).collect();
+        // One tap reads one pixel of each window, and the others need not be copied. With more, planes keep runs of
+        // rows long, at the price of spans of single taps.
+        let long = isa.level() == Level::Amx && geometry.c_in / geometry.groups >= LONG_SPAN;
+        let window = Window::new(&offsets, in_step, taps.len() == 1 || long);
         let (c, n) = (geometry.c_in / geometry.groups, geometry.c_out / geometry.groups);
         let k = taps.len() * c;
         let mut codes = Vec::new();
@@ -251,12 +244,9 @@ impl Phase {
                 }
             }
             let view = BView::transposed(&codes, signed, k, n);
-            groups.push(match kernel {
-                Some(kernel) => PackedB::pack_for(isa, kernel, &view)?,
-                None => PackedB::pack(isa, &view)?,
-            });
+            groups.push(PackedB::pack_spans(isa, kernel, &view, window.taps * c)?);
         }
-        Ok(Self { groups, runs, origin })
+        Ok(Self { groups, window, origin })
     }
 }
 
@@ -291,13 +281,15 @@ pub fn conv(call: ConvCall, threads: &Threads) -> Result<(), KernelError> {
     check_zero_points(w_zero_points, g.c_out)?;
     let epilogue = RawEpilogue::new(epilogue, pixels, g.c_out)?;
     let (c, n) = (g.c_in / g.groups, g.c_out / g.groups);
-    let pad = if x_signed { x_zero_point + 128 } else { x_zero_point };
     if let Some(weights) = &weights.winograd {
-        let flip = if x_signed { 0x80 } else { 0 };
-        winograd::run(&winograd::Job { weights, g, x, flip, x_zero: pad, w_zero_points, epilogue: &epilogue }, threads);
+        let (flip, x_zero) = if x_signed { (0x80, x_zero_point + 128) } else { (0, x_zero_point) };
+        winograd::run(&winograd::Job { weights, g, x, flip, x_zero, w_zero_points, epilogue: &epilogue }, threads);
         return Ok(());
     }
     for phase in &weights.phases {
+        // As u8, or as s8 where the kernel takes that.
+        let s8_rows = phase.groups.first().is_some_and(|b| b.kernel().s8_rows);
+        let pad = if x_signed && !s8_rows { x_zero_point + 128 } else { x_zero_point };
         let steps =
             |axis: usize, whole: usize| whole.saturating_sub(phase.origin[axis]).div_ceil(weights.out_step[axis]);
         let (h_out, w_out) = (steps(0, g.h_out), steps(1, g.w_out));
@@ -306,12 +298,12 @@ pub fn conv(call: ConvCall, threads: &Threads) -> Result<(), KernelError> {
             && g.pads[..2] == [0, 0]
             && [g.h_out, g.w_out] == [g.h, g.w];
         for (group, b) in phase.groups.iter().enumerate() {
-            let taps = TapRows {
+            let image = Image {
                 x,
-                g,
+                g: *g,
                 first: group * c,
                 c,
-                runs: &phase.runs,
+                window: &phase.window,
                 pad: pad as u8,
                 in_step: weights.in_step,
                 out_step: weights.out_step,
@@ -319,103 +311,22 @@ pub fn conv(call: ConvCall, threads: &Threads) -> Result<(), KernelError> {
                 h_out,
                 w_out,
             };
+            // One long line is turned upright, for lines are what tasks and blocks are made of.
+            let upright = if [g.h, g.h_out] == [1, 1] { phase.window.upright() } else { None };
+            let image = match &upright {
+                None => image,
+                Some(window) => image.upright(window),
+            };
+            image.check()?;
             let source = if in_place && elements > 0 {
-                Source::Rows { a: &x[group * c..], stride: g.c_in }
+                Source::Rows(Rows { a: &x[group * c..], stride: g.c_in, m: pixels })
             } else {
-                Source::Taps(&taps)
+                Source::Image(&image)
             };
             let zero_points = if w_zero_points.len() > 1 { &w_zero_points[group * n..][..n] } else { w_zero_points };
             let job = Job::new(b, source, x_signed, x_zero_point, zero_points, &epilogue, group * n);
-            run(&job, g.batch * h_out * w_out, threads);
+            run(&job, threads);
         }
     }
     Ok(())
-}
-
-/// The rows of A of one phase and one group of channels.
-pub(crate) struct TapRows<'a> {
-    x: &'a [u8],
-    g: &'a ConvGeometry,
-    /// First channel of the group.
-    first: usize,
-    /// Channels of the group.
-    c: usize,
-    runs: &'a [Run],
-    /// The zero point as u8.
-    pad: u8,
-    in_step: [usize; 2],
-    out_step: [usize; 2],
-    origin: [usize; 2],
-    /// Output rows of the phase.
-    h_out: usize,
-    /// Output columns of the phase.
-    w_out: usize,
-}
-
-impl TapRows<'_> {
-    /// The output pixel of row `r`.
-    #[inline]
-    pub(crate) fn pixel(&self, r: usize) -> usize {
-        if self.out_step == [1, 1] {
-            return r;
-        }
-        let (image, y, x) = self.place(r);
-        let (y, x) = (y * self.out_step[0] + self.origin[0], x * self.out_step[1] + self.origin[1]);
-        (image * self.g.h_out + y) * self.g.w_out + x
-    }
-
-    /// Image, row and column of row `r` within the phase.
-    fn place(&self, r: usize) -> (usize, usize, usize) {
-        (r / (self.h_out * self.w_out), r / self.w_out % self.h_out, r % self.w_out)
-    }
-
-    /// Writes rows `rows` in `form`, xored with `flip`, `stride` bytes apart, padded with zeros.
-    pub(crate) fn fill(&self, rows: Range<usize>, form: Form, flip: u8, to: &mut [u8], stride: usize) {
-        let (mut image, mut y, mut x) = self.place(rows.start);
-        for to in to.chunks_exact_mut(stride).take(rows.len()) {
-            let (top, left) = ((y * self.in_step[0]) as isize, (x * self.in_step[1]) as isize);
-            let mut at = 0;
-            for run in self.runs {
-                at = self.fill_run(to, at, form, flip, image, top + run.dy, left + run.dx, run.count);
-            }
-            to[at * 4 / form.kr()..].fill(0);
-            x += 1;
-            if x == self.w_out {
-                (x, y) = (0, y + 1);
-                if y == self.h_out {
-                    (y, image) = (0, image + 1);
-                }
-            }
-        }
-    }
-
-    /// Writes `count` pixels from `(y, x)` on at element `at`, and gives the element after them.
-    #[inline]
-    fn fill_run(
-        &self,
-        to: &mut [u8],
-        at: usize,
-        form: Form,
-        flip: u8,
-        image: usize,
-        y: isize,
-        x: isize,
-        count: usize,
-    ) -> usize {
-        let c = self.c;
-        let end = at + count * c;
-        let width = self.g.w as isize;
-        let (from, until) = (x.clamp(0, width), (x + count as isize).clamp(0, width));
-        if y < 0 || y >= self.g.h as isize || from >= until {
-            put_fill(to, form, at, count * c, self.pad);
-            return end;
-        }
-        let (before, inside) = ((from - x) as usize, (until - from) as usize);
-        put_fill(to, form, at, before * c, self.pad);
-        let pixel = (image * self.g.h + y as usize) * self.g.w + from as usize;
-        let codes = &self.x[pixel * self.g.c_in + self.first..];
-        put_codes(to, form, at + before * c, codes, inside * c, flip);
-        put_fill(to, form, at + (before + inside) * c, (count - before - inside) * c, self.pad);
-        end
-    }
 }

@@ -1,7 +1,8 @@
 //! Matrix products of 8-bit codes: `y[m, n] = epilogue( Σ_k (a[m, k] − z_a) · (b[k, n] − z_b[n]) )`.
 //!
 //! The tile multiplies u8 by s8 and never sees a zero point: s8 rows of A are shifted by 128 (xor 0x80) as they are
-//! read, u8 columns of B as they are packed, and what the zero points add is taken off at the end,
+//! read (but where a kernel takes them as they are), u8 columns of B as they are packed, and what the zero points add is
+//! taken off at the end,
 //!
 //! ```text
 //! Σ (a − z_a)(b − z_b) = Σ a·b − z_a · Σ b − z_b · (Σ a − k · z_a)
@@ -10,10 +11,12 @@
 //! with the column sums `Σ b` known since packing, and the row sums `Σ a` taken only where some `z_b` is not 0. All of
 //! it wraps around 2³², so only the result must fit.
 
+pub(crate) mod amx;
 pub(crate) mod blocks;
 pub(crate) mod epilogue;
 pub(crate) mod peak;
 pub(crate) mod rows;
+pub(crate) mod source;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tile;
@@ -23,8 +26,9 @@ pub use epilogue::{Epilogue, Residual};
 use crate::Threads;
 use crate::error::{KernelError, check_length};
 use crate::pack::PackedB;
-use blocks::{Job, Source};
+use blocks::Job;
 use epilogue::{RawEpilogue, extent};
+use source::{Rows, Source};
 
 /// One product: A as it lies in memory, B packed.
 pub struct GemmCall<'a> {
@@ -55,9 +59,9 @@ pub fn gemm(call: GemmCall, threads: &Threads) -> Result<(), KernelError> {
     check_length("A", a.len(), extent(m, b.k(), row_stride))?;
     check_zero_points(b_zero_points, b.n())?;
     let epilogue = RawEpilogue::new(epilogue, m, b.n())?;
-    let source = Source::Rows { a, stride: row_stride };
+    let source = Source::Rows(Rows { a, stride: row_stride, m });
     let job = Job::new(b, source, a_signed, a_zero_point, b_zero_points, &epilogue, 0);
-    blocks::run(&job, m, threads);
+    blocks::run(&job, threads);
     Ok(())
 }
 

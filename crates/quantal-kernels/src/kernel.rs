@@ -7,8 +7,8 @@ use crate::gemm::tile::TileArgs;
 use crate::{Isa, Level};
 use std::fmt;
 
-/// How the two operands lie in memory for a kernel. Either way one step of the inner loop takes 4 bytes of a row of A
-/// and 4 bytes of each column of B.
+/// How the two operands lie in memory for a kernel. Either way a group of 4 bytes of a row of A meets 4 bytes of each
+/// column of B.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
     /// Four u8 of A against four s8 of B.
@@ -18,10 +18,15 @@ pub enum Form {
 }
 
 impl Form {
-    /// Elements along K in one step.
+    /// Elements along K in a group of 4 bytes.
     pub const fn kr(self) -> usize {
+        4 / self.element_bytes()
+    }
+
+    /// Bytes of an element of A or B.
+    pub(crate) const fn element_bytes(self) -> usize {
         match self {
-            Self::Bytes => 4,
+            Self::Bytes => 1,
             Self::Pairs => 2,
         }
     }
@@ -47,13 +52,19 @@ pub struct GemmKernel {
     pub mr: usize,
     /// Columns of B in a tile, and so in a packed panel.
     pub nr: usize,
+    /// Elements along K in a step of its loop: what lies together along K is padded to whole steps.
+    pub kr: usize,
     /// Layout of its operands.
     pub form: Form,
     /// Which weights it is exact for.
     pub exact: Exact,
     /// What it multiplies and adds with.
     pub instruction: &'static str,
-    /// `tiles[r − 1]` computes `r` rows.
+    /// Rows of A that it reads at one stride from one address.
+    pub(crate) run: usize,
+    /// Whether it multiplies rows of s8 as they are.
+    pub(crate) s8_rows: bool,
+    /// `tiles[r − 1]` computes `r` runs of rows.
     pub(crate) tiles: &'static [unsafe fn(&TileArgs)],
     /// Its instruction on registers alone, so many rounds, and how many multiply-adds a round has; `None` where nothing
     /// measures it.
@@ -87,10 +98,10 @@ impl fmt::Debug for GemmKernel {
 
 /// No kernel has more columns than this.
 pub(crate) const MAX_NR: usize = 64;
-/// No kernel has more rows than this.
+/// No kernel whose runs are single rows has more of them than this.
 pub(crate) const MAX_MR: usize = 16;
 /// The largest tile.
-pub(crate) const MAX_TILE: usize = 512;
+pub(crate) const MAX_TILE: usize = 1024;
 
 /// Every kernel of this build, best first within a level. A row may run only where its `level` is detected.
 pub static KERNELS: &[&GemmKernel] = crate::gemm::rows::ROWS;
@@ -131,9 +142,12 @@ macro_rules! kernel {
                 level: Level::$level,
                 mr: [$($mr),+].len(),
                 nr: $nv * <<$dot as Dot>::Lanes as Simd>::LANES,
+                kr: <$dot as Dot>::FORM.kr(),
                 form: <$dot as Dot>::FORM,
                 exact: $exact,
                 instruction: <$dot as Dot>::INSTRUCTION,
+                run: 1,
+                s8_rows: false,
                 tiles: &[$(rows::<$mr>),+],
                 peak: Some((peak, $crate::gemm::peak::multiply_adds::<$dot>())),
             };
@@ -158,8 +172,8 @@ mod tests {
                 kernel.name
             );
             let Some(operations) = kernel.peak_loop(best, 3) else { continue };
-            // A round has 12 or 24 sums as wide as the kernel's registers, each of two operations for every element.
-            assert_eq!(operations % (3 * 12 * 2 * kernel.form.kr() as u64), 0, "{}", kernel.name);
+            // A round has 4, 12 or 24 sums as wide as the kernel's registers, each of two operations for every element.
+            assert_eq!(operations % (3 * 4 * 2 * kernel.form.kr() as u64), 0, "{}", kernel.name);
         }
     }
 }

@@ -54,13 +54,17 @@ impl<'a> BView<'a> {
     }
 }
 
-/// B packed for one kernel: panels of `nr` columns, each a run of steps of `nr` times 4 bytes, zero-padded at both ends.
-/// Codes are held as s8; u8 codes are shifted by 128, and their zero point with them.
+/// B packed for one kernel: panels of `nr` columns, each a run of groups of `nr` times 4 bytes. K may consist of spans
+/// that lie apart in A; each is zero-padded to whole steps of the kernel, and the columns to whole panels. So what a
+/// row of A holds after a span does not matter. Codes are held as s8; u8 codes are shifted by 128, and their zero point
+/// with them.
 pub struct PackedB {
     isa: Isa,
     kernel: &'static GemmKernel,
     k: usize,
     n: usize,
+    /// Rows in a span; divides `k`, and is 0 only if that is.
+    span: usize,
     /// What was subtracted from each code to make it s8: 0 or 128.
     shift: i32,
     panels: Lines,
@@ -76,9 +80,7 @@ impl PackedB {
     /// If `k` exceeds [`MAX_K_SIGNED`] or [`MAX_K_UNSIGNED`], if `bytes` is shorter than the strides say, or if memory
     /// runs out.
     pub fn pack(isa: Isa, b: &BView) -> Result<Self, KernelError> {
-        let mut packed = Self::empty(isa);
-        packed.repack(b)?;
-        Ok(packed)
+        Self::pack_spans(isa, None, b, b.k)
     }
 
     /// Packs `b` for a kernel of one's own choice: for benches.
@@ -86,23 +88,40 @@ impl PackedB {
     /// # Errors
     /// As [`PackedB::pack`], or if `isa` lacks what the kernel needs, or the kernel is not exact for `b`.
     pub fn pack_for(isa: Isa, kernel: &'static GemmKernel, b: &BView) -> Result<Self, KernelError> {
+        Self::pack_spans(isa, Some(kernel), b, b.k)
+    }
+
+    /// Packs a `b` whose rows meet spans of `span` neighbours in A, for `kernel` or for the best one; `span` divides `k`.
+    pub(crate) fn pack_spans(
+        isa: Isa,
+        kernel: Option<&'static GemmKernel>,
+        b: &BView,
+        span: usize,
+    ) -> Result<Self, KernelError> {
         b.check()?;
-        let exact = match kernel.exact {
-            Exact::Always => true,
-            Exact::IfPairSumAtMost(most) => largest_pair_sum(b) <= most,
-        };
-        if !exact || !isa.can_run(kernel.level) {
-            return Err(KernelError::Geometry("the kernel is not exact for these weights, or not for this CPU"));
-        }
         let mut packed = Self::empty(isa);
-        packed.repack_for(kernel, b)?;
+        let kernel = match kernel {
+            None => packed.choose(b),
+            Some(kernel) => {
+                let exact = match kernel.exact {
+                    Exact::Always => true,
+                    Exact::IfPairSumAtMost(most) => largest_pair_sum(b) <= most,
+                };
+                if !exact || !isa.can_run(kernel.level) {
+                    let text = "the kernel is not exact for these weights, or not for this CPU";
+                    return Err(KernelError::Geometry(text));
+                }
+                kernel
+            }
+        };
+        packed.repack_for(kernel, b, span)?;
         Ok(packed)
     }
 
     /// A B of no columns, to be filled by [`PackedB::repack`].
     pub fn empty(isa: Isa) -> Self {
         let kernel = select(isa.level(), 0, 0);
-        Self { isa, kernel, k: 0, n: 0, shift: 0, panels: Lines::default(), column_sums: Vec::new() }
+        Self { isa, kernel, k: 0, n: 0, span: 0, shift: 0, panels: Lines::default(), column_sums: Vec::new() }
     }
 
     /// Packs another `b` in the same memory: for a B that is computed in each run.
@@ -111,15 +130,27 @@ impl PackedB {
     /// As [`PackedB::pack`].
     pub fn repack(&mut self, b: &BView) -> Result<(), KernelError> {
         b.check()?;
-        let asks = KERNELS.iter().any(|k| k.level == self.isa.level() && k.exact != Exact::Always);
-        let pair_sum = if asks { largest_pair_sum(b) } else { u32::MAX };
-        self.repack_for(select(self.isa.level(), b.n, pair_sum), b)
+        self.repack_for(self.choose(b), b, b.k)
     }
 
-    /// Packs `b` for `kernel`, which the caller knows to be exact for it and runnable here.
-    pub(crate) fn repack_for(&mut self, kernel: &'static GemmKernel, b: &BView) -> Result<(), KernelError> {
+    /// The best kernel for `b`, which was checked.
+    fn choose(&self, b: &BView) -> &'static GemmKernel {
+        let asks = KERNELS.iter().any(|k| k.level == self.isa.level() && k.exact != Exact::Always);
+        let pair_sum = if asks { largest_pair_sum(b) } else { u32::MAX };
+        select(self.isa.level(), b.n, pair_sum)
+    }
+
+    /// Packs `b` in spans of `span` rows for `kernel`, which the caller knows to be exact for it and runnable here.
+    pub(crate) fn repack_for(
+        &mut self,
+        kernel: &'static GemmKernel,
+        b: &BView,
+        span: usize,
+    ) -> Result<(), KernelError> {
         b.check()?;
-        let groups = b.k.div_ceil(kernel.form.kr());
+        let span_groups = span.next_multiple_of(kernel.kr) / kernel.form.kr();
+        let spans = b.k.checked_div(span).unwrap_or(0);
+        let groups = spans * span_groups;
         let columns = b.n.div_ceil(kernel.nr) * kernel.nr;
         let bytes = groups.checked_mul(columns).and_then(|x| x.checked_mul(4)).unwrap_or(usize::MAX);
         let room = self.panels.reserve(bytes).ok_or(KernelError::OutOfMemory { bytes })?;
@@ -127,7 +158,7 @@ impl PackedB {
         self.column_sums.clear();
         self.column_sums.try_reserve_exact(columns).map_err(|_| KernelError::OutOfMemory { bytes: 4 * columns })?;
         self.column_sums.resize(columns, 0);
-        (self.kernel, self.k, self.n) = (kernel, b.k, b.n);
+        (self.kernel, self.k, self.n, self.span) = (kernel, b.k, b.n, span);
         self.shift = if b.signed { 0 } else { 128 };
         if bytes == 0 {
             return Ok(());
@@ -136,11 +167,15 @@ impl PackedB {
         let flip = if b.signed { 0 } else { 0x80 };
         for (p, panel) in room[..bytes].chunks_exact_mut(panel_bytes).enumerate() {
             let first = p * kernel.nr;
-            let view = BView { bytes: &b.bytes[first * b.stride_n..], n: kernel.nr.min(b.n - first), ..*b };
-            let sums = &mut self.column_sums[first..first + view.n];
-            match kernel.form {
-                Form::Bytes => pack_panel(&view, flip, panel, kernel.nr, sums, |w| [w as u8]),
-                Form::Pairs => pack_panel(&view, flip, panel, kernel.nr, sums, |w| i16::from(w).to_le_bytes()),
+            let n = kernel.nr.min(b.n - first);
+            let sums = &mut self.column_sums[first..first + n];
+            for (s, piece) in panel.chunks_exact_mut(span_groups * kernel.nr * 4).enumerate() {
+                let bytes = &b.bytes[first * b.stride_n + s * span * b.stride_k..];
+                let view = BView { bytes, k: span, n, ..*b };
+                match kernel.form {
+                    Form::Bytes => pack_panel(&view, flip, piece, kernel.nr, sums, |w| [w as u8]),
+                    Form::Pairs => pack_panel(&view, flip, piece, kernel.nr, sums, |w| i16::from(w).to_le_bytes()),
+                }
             }
         }
         Ok(())
@@ -166,9 +201,19 @@ impl PackedB {
         self.isa
     }
 
-    /// Steps of 4 bytes along K.
-    pub(crate) fn groups(&self) -> usize {
-        self.k.div_ceil(self.kernel.form.kr())
+    /// Pieces of K that may lie apart in A.
+    pub(crate) fn spans(&self) -> usize {
+        self.k.checked_div(self.span).unwrap_or(0)
+    }
+
+    /// Elements of a span.
+    pub(crate) fn span(&self) -> usize {
+        self.span
+    }
+
+    /// Groups of 4 bytes in a span, padded to whole steps.
+    pub(crate) fn span_groups(&self) -> usize {
+        self.span.next_multiple_of(self.kernel.kr) / self.kernel.form.kr()
     }
 
     pub(crate) fn panel_count(&self) -> usize {
@@ -176,7 +221,7 @@ impl PackedB {
     }
 
     pub(crate) fn panel(&self, p: usize) -> &[u8] {
-        let bytes = self.groups() * self.kernel.nr * 4;
+        let bytes = self.spans() * self.span_groups() * self.kernel.nr * 4;
         &self.panels.bytes()[p * bytes..(p + 1) * bytes]
     }
 

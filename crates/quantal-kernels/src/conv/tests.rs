@@ -156,6 +156,12 @@ fn convolutions_equal_their_definition() {
         (ConvGeometry { pads: [5, 5, 0, 0], ..base }, [1, 2, 2, 10, 10]),
         (ConvGeometry { pads: [0, 2, 0, 0], ..shape(4, 4, [1, 5]) }, [1, 1, 30, 1, 30]),
         (ConvGeometry { pads: [1, 1, 0, 0], ..shape(64, 64, [3, 3]) }, [1, 14, 14, 14, 14]),
+        (ConvGeometry { pads: [1, 1, 0, 0], stride: [2, 2], ..shape(32, 40, [3, 3]) }, [2, 15, 14, 8, 7]),
+        (ConvGeometry { stride: [2, 3], ..shape(64, 16, [1, 1]) }, [3, 7, 9, 4, 3]),
+        (ConvGeometry { pads: [1, 1, 0, 0], stride: [2, 1], ..shape(40, 6, [3, 3]) }, [1, 34, 35, 17, 35]),
+        (ConvGeometry { pads: [0, 2, 0, 0], stride: [1, 3], ..shape(3, 9, [1, 7]) }, [2, 1, 400, 1, 133]),
+        (ConvGeometry { pads: [0, 3, 0, 0], dilation: [1, 3], ..shape(33, 9, [1, 3]) }, [2, 1, 90, 1, 90]),
+        (ConvGeometry { pads: [2, 0, 0, 0], ..shape(5, 9, [5, 1]) }, [1, 40, 1, 40, 1]),
     ];
     for (geometry, size) in cases {
         let geometry = resized(geometry, size);
@@ -180,6 +186,8 @@ fn transposed_convolutions_equal_their_definition() {
         (ConvGeometry { stride: [2, 2], pads: [1, 1, 0, 0], ..shape(4, 6, [3, 3]) }, [2, 4, 5, 8, 10]),
         (ConvGeometry { stride: [3, 2], pads: [2, 0, 0, 0], groups: 2, ..shape(6, 4, [4, 3]) }, [1, 3, 4, 8, 9]),
         (ConvGeometry { stride: [3, 3], ..shape(3, 3, [1, 2]) }, [1, 3, 3, 9, 8]),
+        (ConvGeometry { stride: [1, 2], pads: [0, 1, 0, 0], ..shape(40, 8, [1, 4]) }, [2, 1, 30, 1, 60]),
+        (ConvGeometry { stride: [2, 2], ..shape(8, 5, [1, 2]) }, [1, 1, 5, 2, 10]),
         (ConvGeometry { stride: [2, 1], dilation: [2, 3], pads: [1, 2, 0, 0], ..shape(3, 4, [3, 2]) }, [1, 4, 5, 9, 6]),
     ];
     for (geometry, size) in cases {
@@ -200,4 +208,18 @@ fn what_is_no_convolution_is_refused() {
     assert!(geometry(pack(ConvGeometry { stride: [0, 1], ..shape(4, 6, [1, 1]) }, 24)));
     assert!(geometry(pack(shape(4, 6, [0, 1]), 24)));
     assert!(matches!(pack(shape(4, 6, [3, 3]), 215), Some(KernelError::Length { .. })));
+    // Taps a billion pixels apart, and an image that is nearly all padding.
+    let far = 1 << 29;
+    let s = ConvGeometry { pads: [far, far, far, far], dilation: [far, far], ..shape(1, 1, [3, 3]) };
+    let weights = PackedConv::pack(isa, &s, &[1; 9], true).unwrap();
+    let call = ConvCall {
+        x: &[0],
+        x_signed: false,
+        x_zero_point: 0,
+        geometry: &s,
+        weights: &weights,
+        w_zero_points: &[],
+        epilogue: Epilogue::I32 { bias: None, out: &mut [0], ldc: 1 },
+    };
+    assert!(geometry(conv(call, &Threads::new(1)).err()));
 }

@@ -28,6 +28,8 @@ use transform::{IN, InputArgs, MOST_SUM, OUT, OutputArgs, POSITIONS};
 
 /// Most bytes of transformed input in a task: they are to stay in L2 beside the weights that stream by.
 const BLOCK_BYTES: usize = 384 << 10;
+/// Offsets of a row whose elements all lie together.
+const ONE_SPAN: &[usize] = &[0];
 /// No kernel has more columns than this.
 const MAX_COLUMNS: usize = 64;
 
@@ -247,10 +249,15 @@ fn run_block(job: &Job, tiles: Range<usize>, panels: Range<usize>) {
                         rows[r - from] = transformed[(i * count + r) * row..].as_ptr();
                     }
                     let args = TileArgs {
-                        rows: rows.as_ptr(),
-                        panel: panel.as_ptr(),
+                        starts: rows.as_ptr(),
+                        stride: 0,
+                        offsets: ONE_SPAN.as_ptr(),
+                        spans: 1,
                         groups: matrix / (4 * nr),
+                        panel: panel.as_ptr(),
                         sums: products.wrapping_add((i * count + from) * nr),
+                        cols: nr,
+                        signed: false,
                     };
                     // SAFETY: as above; a tile has 1 to `mr` rows of `c_in` i16, rounded up to pairs, and there is
                     // room for `count` rows of `nr` products at each position.

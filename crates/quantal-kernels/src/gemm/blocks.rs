@@ -1,66 +1,40 @@
 //! How a product is cut: tasks of rows × panels, and inside a task tiles over a block of rows of A.
 //!
-//! A block of rows is put in the kernel's form once and then swept over all panels of the task, so it is read from L2
-//! and a panel from L1. Rows that already lie as the kernel wants them are read in place.
+//! A block of rows is laid out once as the kernel wants it and then swept over all panels of the task, so it is read from
+//! L2 and a panel from L1.
 
 use std::ops::Range;
 
-use super::epilogue::{Block, Columns, RawEpilogue, finish};
+#[cfg(target_arch = "x86_64")]
+use super::amx::Configured;
+use super::epilogue::{Block, Columns, NO_ROW, RawEpilogue, finish};
+use super::source::{Laid, Source, Wanted, with_laid};
 use super::tile::TileArgs;
-use crate::Threads;
 use crate::arena::with_scratch;
-use crate::conv::TapRows;
-use crate::kernel::{Form, MAX_MR, MAX_TILE};
-use crate::pack::{PackedB, put_codes};
+use crate::kernel::{Form, MAX_TILE};
+use crate::pack::PackedB;
+use crate::{Level, Threads};
 
 /// Most bytes in a block of rows: half of the smallest L2 that we know, a quarter of most.
 const BLOCK_BYTES: usize = 128 << 10;
+/// The same where there is AMX, and with it 2 MiB of L2.
+const AMX_BLOCK_BYTES: usize = 512 << 10;
+/// Most rows in a block, so that the lists of its rows stay in L1.
+const MOST_ROWS: usize = 512;
 /// Below this many products a call is not worth waking another thread.
 const SERIAL_PRODUCTS: usize = 1 << 18;
-
-/// Where the rows of A come from.
-#[derive(Clone, Copy)]
-pub(crate) enum Source<'a> {
-    /// Rows `stride` apart; checked to lie inside `a` for every row of the job.
-    Rows { a: &'a [u8], stride: usize },
-    /// The taps of a convolution around each output pixel.
-    Taps(&'a TapRows<'a>),
-}
-
-impl Source<'_> {
-    /// The row of the output that row `r` of the product is.
-    #[inline]
-    fn pixel(&self, r: usize) -> usize {
-        match self {
-            Self::Rows { .. } => r,
-            Self::Taps(taps) => taps.pixel(r),
-        }
-    }
-
-    /// Puts rows `rows` in `form`, `stride` bytes apart, padded with zeros.
-    fn fill(&self, rows: Range<usize>, k: usize, form: Form, flip: u8, to: &mut [u8], stride: usize) {
-        match self {
-            Self::Rows { a, stride: from } => {
-                let used = k * 4 / form.kr();
-                for (r, to) in rows.zip(to.chunks_exact_mut(stride)) {
-                    if k > 0 {
-                        put_codes(to, form, 0, &a[r * from..], k, flip);
-                    }
-                    to[used..].fill(0);
-                }
-            }
-            Self::Taps(taps) => taps.fill(rows, form, flip, to, stride),
-        }
-    }
-}
+/// The same where there is AMX.
+const AMX_SERIAL_PRODUCTS: usize = 1 << 21;
 
 /// One product over some columns of the output.
 pub(crate) struct Job<'a> {
     b: &'a PackedB,
     source: Source<'a>,
-    /// What rows of A are xored with: 0x80 if they are s8.
-    flip: u8,
-    /// Zero point of A as u8.
+    /// Whether tiles read s8.
+    signed: bool,
+    /// How tiles want the rows of A; flipped if they are s8 and tiles read u8.
+    wanted: Wanted,
+    /// Zero point of A as tiles read it.
     a_zero: i32,
     b_zero_points: &'a [i32],
     /// Whether any column of B has a zero point, as held.
@@ -85,10 +59,13 @@ impl<'a> Job<'a> {
         epilogue: &'a RawEpilogue,
         first: usize,
     ) -> Self {
-        let (flip, shift) = if a_signed { (0x80, 128) } else { (0, 0) };
+        let signed = a_signed && b.kernel().s8_rows;
+        let (flip, shift) = if a_signed && !signed { (0x80, 128) } else { (0, 0) };
+        let wanted = Wanted::new(b, flip);
         let none = if b_zero_points.is_empty() { b.shift() != 0 } else { false };
         let row_terms = none || b_zero_points.iter().any(|&z| z != b.shift());
-        Self { b, source, flip, a_zero: a_zero_point + shift, b_zero_points, row_terms, epilogue, first }
+        let a_zero = a_zero_point + shift;
+        Self { b, source, signed, wanted, a_zero, b_zero_points, row_terms, epilogue, first }
     }
 
     /// `−z_b` of column `j`, as held.
@@ -101,44 +78,59 @@ impl<'a> Job<'a> {
         self.b.shift() - own
     }
 
-    /// The rows in place, if they already lie in the kernel's form.
-    fn in_place(&self) -> Option<(&'a [u8], usize)> {
-        match self.source {
-            Source::Rows { a, stride } => {
-                let k = self.b.k();
-                (self.b.kernel().form == Form::Bytes && self.flip == 0 && k > 0 && k.is_multiple_of(4))
-                    .then_some((a, stride))
+    /// The terms of the rows of `laid`: their sums less `k` zero points.
+    fn terms(&self, laid: &mut Laid) {
+        let Wanted { form, run, span, .. } = self.wanted;
+        let less = (self.b.k() as i32).wrapping_mul(self.a_zero);
+        let Laid { starts, stride, pixels, offsets, terms } = laid;
+        for (r, &pixel) in pixels.iter().enumerate() {
+            let start = starts[r / run].wrapping_add(r % run * *stride);
+            let mut sum = 0_i32;
+            for &offset in offsets.iter().filter(|_| pixel != NO_ROW) {
+                // SAFETY: a row that is in the output has `span` elements at each of its offsets, in A or in the
+                // scratch of the block, as `Source::lay` put them.
+                let codes =
+                    unsafe { std::slice::from_raw_parts(start.wrapping_add(offset), span * form.element_bytes()) };
+                let part: i32 = match form {
+                    Form::Bytes if self.signed => codes.iter().map(|&x| i32::from(x as i8)).sum(),
+                    Form::Bytes => codes.iter().map(|&x| i32::from(x)).sum(),
+                    Form::Pairs => codes.iter().step_by(2).map(|&x| i32::from(x)).sum(),
+                };
+                sum = sum.wrapping_add(part);
             }
-            Source::Taps(_) => None,
+            terms.push(sum.wrapping_sub(less));
         }
-    }
-
-    /// Bytes from one filled row to the next: whole cache lines, and never whole pages, or rows would share L1 sets.
-    fn row_bytes(&self) -> usize {
-        let bytes = (4 * self.b.groups()).next_multiple_of(64);
-        if bytes.is_multiple_of(1024) { bytes + 64 } else { bytes }
     }
 }
 
-/// Runs `job` over `m` rows.
-pub(crate) fn run(job: &Job, m: usize, threads: &Threads) {
+/// Runs `job`.
+pub(crate) fn run(job: &Job, threads: &Threads) {
     let (kernel, panels) = (job.b.kernel(), job.b.panel_count());
+    let (units, unit_rows) = (job.source.units(), job.source.unit_rows());
+    let m = units * unit_rows;
     if m == 0 || panels == 0 {
         return;
     }
+    let (block_bytes, serial) = match kernel.level {
+        Level::Amx => (AMX_BLOCK_BYTES, AMX_SERIAL_PRODUCTS),
+        Level::Portable | Level::Avx2 | Level::AvxVnni | Level::Avx512Vnni => (BLOCK_BYTES, SERIAL_PRODUCTS),
+    };
     let products = m.saturating_mul(job.b.k()).saturating_mul(job.b.n());
-    let wanted = if products < SERIAL_PRODUCTS { 1 } else { threads.count() };
-    let most_rows = (BLOCK_BYTES / job.row_bytes().max(1) / kernel.mr * kernel.mr).clamp(kernel.mr, 512);
+    let wanted = if products < serial { 1 } else { threads.count() };
+    // Rows are cut by whole tiles, images by whole lines.
+    let whole = if unit_rows == 1 { kernel.mr } else { 1 };
+    let most = block_bytes / job.source.unit_bytes(&job.wanted).max(1);
+    let most = (most / whole * whole).clamp(whole, MOST_ROWS.div_ceil(unit_rows).max(whole));
     // Splitting rows makes each thread read all of B, splitting columns all of A: cut the larger one.
     let by_columns = wanted > 1 && m < job.b.n() / 2 && panels >= wanted;
-    let (row_splits, column_splits) = if by_columns { (1, wanted) } else { (wanted.min(m.div_ceil(kernel.mr)), 1) };
-    let blocks = m.div_ceil(most_rows).next_multiple_of(row_splits);
-    let rows = m.div_ceil(blocks).next_multiple_of(kernel.mr);
-    let blocks = m.div_ceil(rows);
+    let (row_splits, column_splits) = if by_columns { (1, wanted) } else { (wanted.min(units.div_ceil(whole)), 1) };
+    let blocks = units.div_ceil(most).next_multiple_of(row_splits);
+    let block = units.div_ceil(blocks).next_multiple_of(whole);
+    let blocks = units.div_ceil(block);
     let task = |i: usize| {
-        let (block, split) = (i % blocks, i / blocks);
-        let rows = block * rows..m.min((block + 1) * rows);
-        run_block(job, rows, split * panels / column_splits..(split + 1) * panels / column_splits);
+        let (b, split) = (i % blocks, i / blocks);
+        let units = b * block..units.min((b + 1) * block);
+        run_block(job, units, split * panels / column_splits..(split + 1) * panels / column_splits);
     };
     let tasks = blocks * column_splits;
     if wanted == 1 {
@@ -148,78 +140,68 @@ pub(crate) fn run(job: &Job, m: usize, threads: &Threads) {
     }
 }
 
-/// Computes `rows` × `panels` of the output.
-fn run_block(job: &Job, rows: Range<usize>, panels: Range<usize>) {
-    let (kernel, groups) = (job.b.kernel(), job.b.groups());
-    let in_place = job.in_place();
-    let stride = job.row_bytes();
-    let filled = if in_place.is_some() { 0 } else { rows.len() * stride };
-    let terms = if job.row_terms { (rows.len() * 4).next_multiple_of(64) } else { 0 };
-    with_scratch(filled + terms, |scratch| {
-        let (filled, terms) = scratch.split_at_mut(filled);
-        let (base, stride) = if let Some((a, stride)) = in_place {
-            (a[rows.start * stride..].as_ptr(), stride)
-        } else {
-            job.source.fill(rows.clone(), job.b.k(), kernel.form, job.flip, filled, stride);
-            (filled.as_ptr(), stride)
-        };
-        // Scratch is aligned to cache lines, and so is what lies before the terms.
-        #[allow(clippy::cast_ptr_alignment)]
-        let terms = job.row_terms.then(|| {
-            for (r, term) in terms.chunks_exact_mut(4).take(rows.len()).enumerate() {
-                // SAFETY: a row is `4·groups` readable bytes, filled or, in place, checked to lie inside A.
-                let row = unsafe { std::slice::from_raw_parts(base.add(r * stride), 4 * groups) };
-                let sum = match kernel.form {
-                    Form::Bytes => row.iter().map(|&x| i32::from(x)).sum::<i32>(),
-                    Form::Pairs => row.iter().step_by(2).map(|&x| i32::from(x)).sum::<i32>(),
-                };
-                let term_of_row = sum.wrapping_sub((job.b.k() as i32).wrapping_mul(job.a_zero));
-                term.copy_from_slice(&term_of_row.to_ne_bytes());
+/// Computes `units` × `panels` of the output.
+fn run_block(job: &Job, units: Range<usize>, panels: Range<usize>) {
+    with_scratch(job.source.scratch_bytes(&units, &job.wanted), |scratch| {
+        with_laid(|laid| {
+            job.source.lay(units, &job.wanted, scratch, laid);
+            if job.row_terms {
+                job.terms(laid);
             }
-            terms.as_ptr().cast::<i32>()
+            sweep(job, laid, panels);
         });
-        let mut sums = Sums([0; MAX_TILE + 16]);
-        let tiles = rows.len().div_ceil(kernel.mr);
-        for p in panels {
-            let first = p * kernel.nr;
-            let cols = kernel.nr.min(job.b.n() - first);
-            let zero_point = |j: usize| if first + j < job.b.n() { job.neg_zero_point(first + j) } else { 0 };
-            let column_sums = &job.b.column_sums(p)[..cols];
-            // SAFETY: columns `first..first + cols` of the job are columns of the output that was checked.
-            let columns = unsafe { Columns::new(job.epilogue, job.first + first, column_sums, job.a_zero, zero_point) };
-            for t in 0..tiles {
-                // Even tiles: 7 rows are 4 + 3, not 6 + 1.
-                let (from, to) = (t * rows.len() / tiles, (t + 1) * rows.len() / tiles);
-                let mut pointers = [std::ptr::null(); MAX_MR];
-                let mut pixels = [0; MAX_MR];
-                for r in from..to {
-                    pointers[r - from] = base.wrapping_add(r * stride);
-                    pixels[r - from] = job.source.pixel(rows.start + r);
-                }
-                let args = TileArgs {
-                    rows: pointers.as_ptr(),
-                    panel: job.b.panel(p).as_ptr(),
-                    groups,
-                    sums: sums.0.as_mut_ptr(),
-                };
-                let block = Block {
-                    sums: sums.0.as_ptr(),
-                    ld: kernel.nr,
-                    rows: to - from,
-                    cols,
-                    first: job.first + first,
-                    columns: &columns,
-                    pixels: pixels.as_ptr(),
-                    row_terms: terms.map_or(std::ptr::null(), |terms| terms.wrapping_add(from)),
-                };
-                // SAFETY: the kernel was selected for a detected `Isa`; a tile has 1 to `mr` rows, each `4·groups`
-                // bytes long; a panel is `groups · nr · 4` bytes; `sums` holds the largest tile and a register more;
-                // pixels and columns are those of the checked output, and no two tasks share one.
-                unsafe {
-                    kernel.tiles[to - from - 1](&args);
-                    finish(job.b.isa(), &block, job.epilogue);
-                }
+    });
+}
+
+/// Computes the rows of `laid` × `panels`.
+fn sweep(job: &Job, laid: &Laid, panels: Range<usize>) {
+    let kernel = job.b.kernel();
+    #[cfg(target_arch = "x86_64")]
+    let _configured = Configured::new(kernel);
+    let mut sums = Sums([0; MAX_TILE + 16]);
+    let runs = laid.starts.len();
+    let tiles = runs.div_ceil(kernel.tiles.len());
+    for p in panels {
+        let first = p * kernel.nr;
+        let cols = kernel.nr.min(job.b.n() - first);
+        let zero_point = |j: usize| if first + j < job.b.n() { job.neg_zero_point(first + j) } else { 0 };
+        let column_sums = &job.b.column_sums(p)[..cols];
+        // SAFETY: columns `first..first + cols` of the job are columns of the output that was checked.
+        let columns = unsafe { Columns::new(job.epilogue, job.first + first, column_sums, job.a_zero, zero_point) };
+        for t in 0..tiles {
+            // Even tiles: 7 rows are 4 + 3, not 6 + 1.
+            let (from, to) = (t * runs / tiles, (t + 1) * runs / tiles);
+            let args = TileArgs {
+                starts: laid.starts[from..to].as_ptr(),
+                stride: laid.stride,
+                offsets: laid.offsets.as_ptr(),
+                spans: job.b.spans(),
+                groups: job.b.span_groups(),
+                panel: job.b.panel(p).as_ptr(),
+                sums: sums.0.as_mut_ptr(),
+                cols,
+                signed: job.signed,
+            };
+            let rows = from * kernel.run..to * kernel.run;
+            let terms = if job.row_terms { laid.terms[rows.clone()].as_ptr() } else { std::ptr::null() };
+            let block = Block {
+                sums: sums.0.as_ptr(),
+                ld: kernel.nr,
+                rows: rows.len(),
+                cols,
+                first: job.first + first,
+                columns: &columns,
+                pixels: laid.pixels[rows].as_ptr(),
+                row_terms: terms,
+            };
+            // SAFETY: the kernel was selected for a detected `Isa`; a tile has a table entry for its 1 or more runs; all
+            // that it reads of A was laid out by the source for `job.wanted`, which is of the same B; a panel is
+            // `spans · groups · nr · 4` bytes; `sums` holds the largest tile and a register more; pixels and columns are
+            // those of the checked output, and no two tasks share one.
+            unsafe {
+                kernel.tiles[to - from - 1](&args);
+                finish(job.b.isa(), &block, job.epilogue);
             }
         }
-    });
+    }
 }

@@ -232,6 +232,9 @@ impl Columns {
     }
 }
 
+/// A row of a tile that is computed in vain.
+pub(crate) const NO_ROW: usize = usize::MAX;
+
 /// One tile of accumulators and where it goes.
 pub(crate) struct Block<'a> {
     /// `rows × ld` accumulators, readable in whole registers.
@@ -243,7 +246,7 @@ pub(crate) struct Block<'a> {
     /// Column of the output that the tile starts at.
     pub(crate) first: usize,
     pub(crate) columns: &'a Columns,
-    /// Row of the output for each row of the tile.
+    /// Row of the output for each row of the tile, or [`NO_ROW`].
     pub(crate) pixels: *const usize,
     /// For each row the factor of the columns' `−z_b`, or null.
     pub(crate) row_terms: *const i32,
@@ -299,6 +302,9 @@ unsafe fn finish_codes<S: Simd, const TERMS: bool, const ADD: bool>(block: &Bloc
         unsafe {
             let (lo, hi, zero_point) = (S::splat_f(lo), S::splat_f(hi), S::splat(zero_point));
             let pixel = *block.pixels.add(r);
+            if pixel == NO_ROW {
+                continue;
+            }
             let out = out.add(pixel * epilogue.ldc + first);
             let residual = add.codes.wrapping_add(pixel * add.ld + first);
             let multiplier = block.columns.multiplier.as_ptr();
@@ -337,7 +343,11 @@ unsafe fn finish_floats<S: Simd>(block: &Block, epilogue: &RawEpilogue, out: *mu
     for r in 0..block.rows {
         // SAFETY: as in `finish_codes`.
         unsafe {
-            let out = out.add(*block.pixels.add(r) * epilogue.ldc + block.first);
+            let pixel = *block.pixels.add(r);
+            if pixel == NO_ROW {
+                continue;
+            }
+            let out = out.add(pixel * epilogue.ldc + block.first);
             for col in (0..block.cols).step_by(S::LANES) {
                 let sum = any_total::<S>(block, r, col);
                 let mut value = S::mul_f(S::to_f(sum), S::load_f(block.columns.multiplier.as_ptr().add(col)));
@@ -357,7 +367,11 @@ unsafe fn finish_sums<S: Simd>(block: &Block, epilogue: &RawEpilogue, out: *mut 
     for r in 0..block.rows {
         // SAFETY: as in `finish_codes`.
         unsafe {
-            let out = out.add(*block.pixels.add(r) * epilogue.ldc + block.first);
+            let pixel = *block.pixels.add(r);
+            if pixel == NO_ROW {
+                continue;
+            }
+            let out = out.add(pixel * epilogue.ldc + block.first);
             for col in (0..block.cols).step_by(S::LANES) {
                 let sum = any_total::<S>(block, r, col);
                 store_tail!(S::LANES, i32, out.add(col), block.cols - col, |p| S::store(p, sum));

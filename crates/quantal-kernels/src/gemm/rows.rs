@@ -104,6 +104,8 @@ kernel!(AVX512_12X16, gemm_u8s8s32_12x16x4_avx512vnni, Dpbusd512, Avx512Vnni, Ex
 /// Every row, best first within a level.
 pub(crate) static ROWS: &[&GemmKernel] = &[
     #[cfg(target_arch = "x86_64")]
+    &super::amx::AMX_32X32,
+    #[cfg(target_arch = "x86_64")]
     &AVX512_6X64,
     #[cfg(target_arch = "x86_64")]
     &AVX512_12X32,
@@ -155,5 +157,5 @@ pub(crate) mod twins {
     kernel!(TWIN_12X16, twin_12x16x4_avx512vnni, PlainBytes<16, false>, Portable, Exact::Always, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
 
     pub(crate) static TWINS: &[&GemmKernel] =
-        &[&TWIN_6X16_U8, &TWIN_4X16, &TWIN_6X16, &TWIN_6X64, &TWIN_12X32, &TWIN_12X16];
+        &[&super::super::amx::TWIN_32X32, &TWIN_6X16_U8, &TWIN_4X16, &TWIN_6X16, &TWIN_6X64, &TWIN_12X32, &TWIN_12X16];
 }

@@ -97,7 +97,7 @@ impl Case {
             BView::new(b, self.b_signed, self.k, self.n)
         };
         let mut packed = PackedB::empty(isa);
-        packed.repack_for(kernel, &view).unwrap();
+        packed.repack_for(kernel, &view, view.k).unwrap();
         packed
     }
 
@@ -320,8 +320,12 @@ fn the_saturating_kernel_is_chosen_only_where_packing_proved_it_exact() {
 #[test]
 fn the_table_keeps_its_promises() {
     for kernel in KERNELS.iter().chain(TWINS) {
-        assert!(kernel.mr <= MAX_MR && kernel.nr <= MAX_NR && kernel.mr * kernel.nr <= MAX_TILE, "{}", kernel.name);
-        let tile = format!("_{}x{}x{}_", kernel.mr, kernel.nr, kernel.form.kr());
+        assert!(
+            kernel.mr <= kernel.run * MAX_MR && kernel.nr <= MAX_NR && kernel.mr * kernel.nr <= MAX_TILE,
+            "{}",
+            kernel.name
+        );
+        let tile = format!("_{}x{}x{}_", kernel.mr, kernel.nr, kernel.kr);
         assert!(kernel.name.contains(&tile), "{} is not {tile}", kernel.name);
     }
 }

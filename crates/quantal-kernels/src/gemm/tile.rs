@@ -5,15 +5,23 @@
 use crate::kernel::Form;
 use crate::simd::Simd;
 
-/// One tile: `MR` rows of A against one panel of B.
+/// One tile: some runs of rows of A against one panel of B.
 ///
-/// `rows` holds `MR` pointers, each to `4·groups` bytes in the kernel's [`Form`]; `panel` points to `groups` steps of
-/// `nr` times 4 bytes; `sums` takes `MR × nr` accumulators, rows `nr` apart.
+/// `starts` holds a pointer for each run; row `i` of a run starts `i·stride` bytes after it. What a row is multiplied
+/// by lies in `spans` pieces of `4·groups` bytes in the kernel's [`Form`], each `offsets[s]` bytes after the row's
+/// start. `panel` points to `spans·groups` times `nr` times 4 bytes; `sums` takes a row of `nr` accumulators for each
+/// row, of which the first `cols` matter.
 pub(crate) struct TileArgs {
-    pub(crate) rows: *const *const u8,
-    pub(crate) panel: *const u8,
+    pub(crate) starts: *const *const u8,
+    pub(crate) stride: usize,
+    pub(crate) offsets: *const usize,
+    pub(crate) spans: usize,
     pub(crate) groups: usize,
+    pub(crate) panel: *const u8,
     pub(crate) sums: *mut i32,
+    pub(crate) cols: usize,
+    /// Whether the rows are s8; only where the kernel takes them.
+    pub(crate) signed: bool,
 }
 
 /// A dot product of 4 bytes with 4 bytes, accumulated in each lane.
@@ -44,20 +52,25 @@ pub(crate) unsafe fn tile<D: Dot, const MR: usize, const NV: usize>(args: &TileA
     let lanes = D::Lanes::LANES;
     // SAFETY: the caller's promise; every access is within the extents that `TileArgs` states.
     unsafe {
-        let rows = args.rows.cast::<[*const u8; MR]>().read();
+        let rows = args.starts.cast::<[*const u8; MR]>().read();
         let mut panel = args.panel;
         let mut acc = [[D::Lanes::splat(0); NV]; MR];
-        for group in 0..args.groups {
-            let mut b = [D::Lanes::splat(0); NV];
-            for (v, b) in b.iter_mut().enumerate() {
-                *b = D::Lanes::load(panel.add(4 * lanes * v).cast());
-            }
-            panel = panel.add(4 * lanes * NV);
-            for r in 0..MR {
-                let a = D::Lanes::splat(rows[r].add(4 * group).cast::<i32>().read_unaligned());
-                for v in 0..NV {
-                    acc[r][v] = D::dot(acc[r][v], a, b[v]);
+        for span in 0..args.spans {
+            let mut at = *args.offsets.add(span);
+            let end = at + 4 * args.groups;
+            while at < end {
+                let mut b = [D::Lanes::splat(0); NV];
+                for (v, b) in b.iter_mut().enumerate() {
+                    *b = D::Lanes::load(panel.add(4 * lanes * v).cast());
                 }
+                panel = panel.add(4 * lanes * NV);
+                for r in 0..MR {
+                    let a = D::Lanes::splat(rows[r].add(at).cast::<i32>().read_unaligned());
+                    for v in 0..NV {
+                        acc[r][v] = D::dot(acc[r][v], a, b[v]);
+                    }
+                }
+                at += 4;
             }
         }
         for r in 0..MR {
