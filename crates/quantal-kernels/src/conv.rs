@@ -145,8 +145,9 @@ impl PackedConv {
         let offset = |i: usize, axis: usize| (i * dilation[axis]) as isize - pads[axis] as isize;
         let taps = (0..kh).flat_map(|ky| (0..kw).map(move |kx| (ky, kx)));
         let taps = taps.map(|(ky, kx)| Tap { ky, kx, dy: offset(ky, 0), dx: offset(kx, 1) }).collect();
-        let at = |g: usize, o: usize, i: usize, t: &Tap| (((g * n + o) * c + i) * kh + t.ky) * kw + t.kx;
-        let phase = Phase::pack(isa, kernel, geometry, weights, signed, taps, geometry.stride, [0, 0], at)?;
+        let at = |g: usize, o: usize, t: &Tap| ((g * n + o) * c * kh + t.ky) * kw + t.kx;
+        let view = View { weights, signed, stride: kh * kw };
+        let phase = Phase::pack(isa, kernel, geometry, &view, taps, geometry.stride, [0, 0], at)?;
         let (in_step, out_step) = (geometry.stride, [1, 1]);
         Ok(Self { geometry: *geometry, winograd: None, phases: vec![phase], in_step, out_step })
     }
@@ -179,7 +180,8 @@ impl PackedConv {
         check_weights(geometry, weights.len())?;
         let &ConvGeometry { c_in, c_out, kernel: [kh, kw], stride, dilation, pads, groups, .. } = geometry;
         let (c, n) = (c_in / groups, c_out / groups);
-        let at = |g: usize, o: usize, i: usize, t: &Tap| (((g * c + i) * n + o) * kh + t.ky) * kw + t.kx;
+        let at = |g: usize, o: usize, t: &Tap| ((g * c * n + o) * kh + t.ky) * kw + t.kx;
+        let view = View { weights, signed, stride: n * kh * kw };
         // Output pixel p of an axis gets tap k from input pixel (p + pad − k·dilation) / stride, where that is whole.
         let source = |p: usize, k: usize, axis: usize| {
             let from = (p + pads[axis]) as isize - (k * dilation[axis]) as isize;
@@ -196,7 +198,7 @@ impl PackedConv {
                         }
                     }
                 }
-                phases.push(Phase::pack(isa, None, geometry, weights, signed, taps, [1, 1], [y, x], at)?);
+                phases.push(Phase::pack(isa, None, geometry, &view, taps, [1, 1], [y, x], at)?);
             }
         }
         Ok(Self { geometry: *geometry, winograd: None, phases, in_step: [1, 1], out_step: stride })
@@ -213,17 +215,25 @@ impl PackedConv {
     }
 }
 
+/// Weights as they lie in the model.
+struct View<'a> {
+    weights: &'a [u8],
+    signed: bool,
+    /// From one input channel to the next.
+    stride: usize,
+}
+
 impl Phase {
+    /// `at` says where the weight of the first input channel of a group, an output channel and a tap lies.
     fn pack(
         isa: Isa,
         kernel: Option<&'static GemmKernel>,
         geometry: &ConvGeometry,
-        weights: &[u8],
-        signed: bool,
+        &View { weights, signed, stride }: &View<'_>,
         mut taps: Vec<Tap>,
         in_step: [usize; 2],
         origin: [usize; 2],
-        at: impl Fn(usize, usize, usize, &Tap) -> usize,
+        at: impl Fn(usize, usize, &Tap) -> usize,
     ) -> Result<Self, KernelError> {
         taps.sort_by_key(|t| (t.dy, t.dx));
         let offsets: Vec<_> = taps.iter().map(|t| [t.dy, t.dx]).collect();
@@ -233,14 +243,27 @@ impl Phase {
         let window = Window::new(&offsets, in_step, taps.len() == 1 || long);
         let (c, n) = (geometry.c_in / geometry.groups, geometry.c_out / geometry.groups);
         let k = taps.len() * c;
-        let mut codes = Vec::new();
-        codes.try_reserve_exact(k * n).map_err(|_| KernelError::OutOfMemory { bytes: k * n })?;
         let mut groups = Vec::with_capacity(geometry.groups);
+        let mut codes = Vec::new();
+        if let [tap] = &taps[..]
+            && c > 0
+            && n > 0
+        {
+            // One tap: the weights are a matrix as they lie.
+            for g in 0..geometry.groups {
+                let first = at(g, 0, tap);
+                let stride_n = if n > 1 { at(g, 1, tap) - first } else { 1 };
+                let view = BView { bytes: &weights[first..], signed, k, n, stride_k: stride, stride_n };
+                groups.push(PackedB::pack_spans(isa, kernel, &view, window.taps * c)?);
+            }
+            return Ok(Self { groups, window, origin });
+        }
+        codes.try_reserve_exact(k * n).map_err(|_| KernelError::OutOfMemory { bytes: k * n })?;
         for g in 0..geometry.groups {
             codes.clear();
             for o in 0..n {
                 for tap in &taps {
-                    codes.extend((0..c).map(|i| weights[at(g, o, i, tap)]));
+                    codes.extend(weights[at(g, o, tap)..].iter().step_by(stride).take(c).copied());
                 }
             }
             let view = BView::transposed(&codes, signed, k, n);

@@ -3,7 +3,7 @@
 use crate::Isa;
 use crate::arena::Lines;
 use crate::error::{KernelError, check_length};
-use crate::kernel::{Exact, Form, GemmKernel, KERNELS, select};
+use crate::kernel::{Exact, Form, GemmKernel, KERNELS, MAX_NR, select};
 
 /// Most products of a u8 and an s8 whose sum surely fits an i32: ⌊(2³¹ − 1) / (255 · 128)⌋.
 pub const MAX_K_SIGNED: usize = 65_793;
@@ -154,7 +154,10 @@ impl PackedB {
         let columns = b.n.div_ceil(kernel.nr) * kernel.nr;
         let bytes = groups.checked_mul(columns).and_then(|x| x.checked_mul(4)).unwrap_or(usize::MAX);
         let room = self.panels.reserve(bytes).ok_or(KernelError::OutOfMemory { bytes })?;
-        room[..bytes].fill(0);
+        let whole = b.n == columns && spans * span_groups * kernel.form.kr() == b.k;
+        if !whole {
+            room[..bytes].fill(0);
+        }
         self.column_sums.clear();
         self.column_sums.try_reserve_exact(columns).map_err(|_| KernelError::OutOfMemory { bytes: 4 * columns })?;
         self.column_sums.resize(columns, 0);
@@ -163,19 +166,14 @@ impl PackedB {
         if bytes == 0 {
             return Ok(());
         }
-        let panel_bytes = groups * kernel.nr * 4;
         let flip = if b.signed { 0 } else { 0x80 };
-        for (p, panel) in room[..bytes].chunks_exact_mut(panel_bytes).enumerate() {
-            let first = p * kernel.nr;
-            let n = kernel.nr.min(b.n - first);
-            let sums = &mut self.column_sums[first..first + n];
-            for (s, piece) in panel.chunks_exact_mut(span_groups * kernel.nr * 4).enumerate() {
-                let bytes = &b.bytes[first * b.stride_n + s * span * b.stride_k..];
-                let view = BView { bytes, k: span, n, ..*b };
-                match kernel.form {
-                    Form::Bytes => pack_panel(&view, flip, piece, kernel.nr, sums, |w| [w as u8]),
-                    Form::Pairs => pack_panel(&view, flip, piece, kernel.nr, sums, |w| i16::from(w).to_le_bytes()),
-                }
+        let (words, _) = room[..bytes].as_chunks_mut::<4>();
+        for s in 0..spans {
+            let view = BView { bytes: &b.bytes[s * span * b.stride_k..], k: span, ..*b };
+            let to = Panels { words, nr: kernel.nr, size: groups * kernel.nr, from: s * span_groups * kernel.nr };
+            match kernel.form {
+                Form::Bytes => pack_panels::<4>(&view, flip, to, &mut self.column_sums),
+                Form::Pairs => pack_panels::<2>(&view, flip, to, &mut self.column_sums),
             }
         }
         Ok(())
@@ -237,49 +235,116 @@ impl PackedB {
 /// The largest `|b[2i, j]| + |b[2i+1, j]|` of the codes as held.
 fn largest_pair_sum(b: &BView) -> u32 {
     let flip = if b.signed { 0 } else { 0x80 };
-    let at = |i: usize, j: usize| u32::from(((b.bytes[i * b.stride_k + j * b.stride_n] ^ flip) as i8).unsigned_abs());
+    let size = |code: u8| u16::from(((code ^ flip) as i8).unsigned_abs());
     let mut most = 0;
-    for i in (0..b.k).step_by(2) {
+    if b.stride_k == 1 {
         for j in 0..b.n {
-            most = most.max(at(i, j) + if i + 1 < b.k { at(i + 1, j) } else { 0 });
+            let (pairs, last) = b.bytes[j * b.stride_n..][..b.k].as_chunks::<2>();
+            most = pairs.iter().map(|&[p, q]| size(p) + size(q)).fold(most, u16::max);
+            most = last.iter().map(|&p| size(p)).fold(most, u16::max);
         }
+        return most.into();
     }
-    most
+    for i in (0..b.k).step_by(2) {
+        let row = |i: usize| b.bytes[i * b.stride_k..].iter().step_by(b.stride_n.max(1)).take(b.n).map(|&p| size(p));
+        most = if i + 1 < b.k {
+            row(i).zip(row(i + 1)).map(|(p, q)| p + q).fold(most, u16::max)
+        } else {
+            row(i).fold(most, u16::max)
+        };
+    }
+    most.into()
 }
 
-/// Packs up to `nr` columns into zeroed steps of `nr` times 4 bytes, each element of K as the bytes that `encode` gives,
-/// and adds up each column.
-fn pack_panel<const BYTES: usize>(
-    b: &BView,
-    flip: u8,
-    panel: &mut [u8],
+/// Where one span of B goes.
+struct Panels<'a> {
+    /// All panels.
+    words: &'a mut [[u8; 4]],
+    /// Columns of a panel.
     nr: usize,
-    sums: &mut [i32],
-    encode: impl Fn(i8) -> [u8; BYTES],
-) {
-    let kr = 4 / BYTES;
+    /// Words of a panel.
+    size: usize,
+    /// The first word of the span in each panel.
+    from: usize,
+}
+
+/// Packs `b` in steps of `nr` words, each word `KR` elements of one column, zeros after the last; adds up each column.
+/// What lies beyond the columns and after the steps is left as it is.
+fn pack_panels<const KR: usize>(b: &BView, flip: u8, to: Panels<'_>, sums: &mut [i32]) {
+    let Panels { words, nr, size, from } = to;
+    let steps = b.k.div_ceil(KR);
     if b.stride_k == 1 && b.stride_n != 1 {
-        for (j, sum) in sums.iter_mut().enumerate() {
-            let column = &b.bytes[j * b.stride_n..][..b.k];
-            for (codes, step) in column.chunks(kr).zip(panel.chunks_exact_mut(4 * nr)) {
-                for (&code, to) in codes.iter().zip(step[4 * j..4 * j + 4].chunks_exact_mut(BYTES)) {
-                    let w = (code ^ flip) as i8;
-                    to.copy_from_slice(&encode(w));
-                    *sum += i32::from(w);
-                }
-            }
+        for (p, (panel, sums)) in words.chunks_exact_mut(size).zip(sums.chunks_mut(nr)).enumerate() {
+            pack_columns::<KR>(b, p * nr, flip, &mut panel[from..from + steps * nr], sums);
         }
         return;
     }
-    for i in 0..b.k {
-        let step = &mut panel[i / kr * 4 * nr..][..4 * nr];
-        let row = b.bytes[i * b.stride_k..].iter().step_by(b.stride_n.max(1));
-        for ((&code, to), sum) in row.zip(step.chunks_exact_mut(4)).zip(sums.iter_mut()) {
-            let w = (code ^ flip) as i8;
-            to[i % kr * BYTES..][..BYTES].copy_from_slice(&encode(w));
-            *sum += i32::from(w);
+    // Rows as they lie, one step of all panels after the other: a panel after the other would jump from row to row.
+    for i in 0..steps {
+        for (p, sums) in sums.chunks_mut(nr).enumerate() {
+            let (first, count) = (p * nr, nr.min(b.n - p * nr));
+            let mut step = [0; MAX_NR];
+            for r in 0..KR.min(b.k - i * KR) {
+                let codes = &b.bytes[(i * KR + r) * b.stride_k + first * b.stride_n..];
+                let mut row = [0; MAX_NR];
+                if b.stride_n == 1 {
+                    row[..count].copy_from_slice(&codes[..count]);
+                } else {
+                    row[..count].iter_mut().zip(codes.iter().step_by(b.stride_n)).for_each(|(to, code)| *to = *code);
+                }
+                let row = &row[..count];
+                for (word, &code) in step.iter_mut().zip(row) {
+                    *word |= wide::<KR>(code ^ flip) << (32 / KR * r);
+                }
+                for (sum, &code) in sums.iter_mut().zip(row) {
+                    *sum += i32::from((code ^ flip) as i8);
+                }
+            }
+            let to = &mut words[p * size + from + i * nr..][..count];
+            to.iter_mut().zip(&step).for_each(|(to, word)| *to = word.to_le_bytes());
         }
     }
+}
+
+/// Elements of K that are packed of each column before the next ones: what is written meanwhile stays in cache.
+const K_BLOCK: usize = 512;
+
+/// Packs the columns of one panel, from column `from` on, where a column lies in one piece.
+fn pack_columns<const KR: usize>(b: &BView, from: usize, flip: u8, panel: &mut [[u8; 4]], sums: &mut [i32]) {
+    let (nr, count) = (sums.len(), sums.len().min(b.n - from));
+    for (block, words) in panel.chunks_mut(K_BLOCK / KR * nr).enumerate() {
+        let first = block * K_BLOCK;
+        for (j, sum) in sums[..count].iter_mut().enumerate() {
+            let column = &b.bytes[(from + j) * b.stride_n + first..][..K_BLOCK.min(b.k - first)];
+            *sum += column.iter().map(|&code| i32::from((code ^ flip) as i8)).sum::<i32>();
+            let (whole, rest) = column.as_chunks::<KR>();
+            let mut to = words[j..].iter_mut().step_by(nr);
+            for (codes, to) in whole.iter().zip(&mut to) {
+                *to = step::<KR>(*codes, flip);
+            }
+            if let (false, Some(to)) = (rest.is_empty(), to.next()) {
+                let mut codes = [flip; KR];
+                codes[..rest.len()].copy_from_slice(rest);
+                *to = step::<KR>(codes, flip);
+            }
+        }
+    }
+}
+
+/// The 4 bytes of one column in one step: `KR` codes, each flipped. What flips to 0 stands for those after the last.
+#[inline(always)]
+fn step<const KR: usize>(codes: [u8; KR], flip: u8) -> [u8; 4] {
+    let mut word = 0;
+    for (r, &code) in codes.iter().enumerate() {
+        word |= wide::<KR>(code ^ flip) << (32 / KR * r);
+    }
+    word.to_le_bytes()
+}
+
+/// A code as wide as a step has room for: 8 bits of 4, or 16 of 2.
+#[inline(always)]
+fn wide<const KR: usize>(code: u8) -> u32 {
+    if KR == 4 { code.into() } else { i16::from(code as i8).cast_unsigned().into() }
 }
 
 /// Writes the first `count` of `codes`, turned to u8 by `flip`, at element `at` of a row of A in `form`. What lies after
