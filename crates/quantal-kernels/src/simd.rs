@@ -7,6 +7,8 @@ pub(crate) mod emulated;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 
+use crate::lut;
+
 /// One register width: `LANES` 32-bit integers or floats.
 ///
 /// # Safety
@@ -46,6 +48,12 @@ pub(crate) trait Simd: Copy {
     unsafe fn store_bytes(p: *mut u8, v: Self::I);
     /// `acc[i] + x0[i]·w[2i] + x1[i]·w[2i+1]` for bytes `x0`, `x1` (two's complement if `SIGNED`) and `2·LANES` weights.
     unsafe fn dot_two<const SIGNED: bool>(acc: Self::I, x0: *const u8, x1: *const u8, w: *const i16) -> Self::I;
+    /// `out[r·ld + c] = table[x[r·ld + c]]` for `[rows, cols, ld]`. `x` and `out` are the same or do not overlap, and
+    /// valid for that much.
+    unsafe fn look_up(table: &[u8; 256], x: *const u8, out: *mut u8, size: [usize; 3]) {
+        // SAFETY: handed on.
+        unsafe { lut::plain(table, x, out, size) }
+    }
 }
 
 /// `load_u8` or `load_s8`.

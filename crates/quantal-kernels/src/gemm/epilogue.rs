@@ -328,9 +328,7 @@ unsafe fn finish_codes<S: Simd, const TERMS: bool, const ADD: bool>(block: &Bloc
                 std::ptr::copy_nonoverlapping(last.as_ptr(), out.add(whole), cols - whole);
             }
             if !table.is_null() {
-                for i in 0..cols {
-                    *out.add(i) = *table.add(usize::from(*out.add(i)));
-                }
+                S::look_up(&*table.cast(), out, out, [1, cols, 0]);
             }
         }
     }

@@ -15,6 +15,7 @@ use std::arch::x86_64::{
 };
 
 use super::Simd;
+use crate::lut;
 
 /// 256-bit registers, AVX2.
 #[derive(Clone, Copy)]
@@ -68,6 +69,12 @@ impl Simd for Avx2 {
             let x = if SIGNED { _mm256_cvtepi8_epi16(x) } else { _mm256_cvtepu8_epi16(x) };
             _mm256_add_epi32(acc, _mm256_madd_epi16(x, _mm256_loadu_si256(w.cast())))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(table: &[u8; 256], x: *const u8, out: *mut u8, size: [usize; 3]) {
+        // SAFETY: the trait's contract.
+        unsafe { lut::x86::avx2(table, x, out, size) }
     }
 }
 
@@ -124,6 +131,18 @@ impl Simd for Avx512 {
             );
             let x = if SIGNED { _mm512_cvtepi8_epi16(x) } else { _mm512_cvtepu8_epi16(x) };
             _mm512_dpwssd_epi32(acc, x, _mm512_loadu_si512(w.cast()))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(table: &[u8; 256], x: *const u8, out: *mut u8, size: [usize; 3]) {
+        // SAFETY: the trait's contract; VBMI is asked for, since not every CPU with VNNI has it.
+        unsafe {
+            if std::is_x86_feature_detected!("avx512vbmi") {
+                lut::x86::vbmi(table, x, out, size);
+            } else {
+                lut::x86::avx2(table, x, out, size);
+            }
         }
     }
 }

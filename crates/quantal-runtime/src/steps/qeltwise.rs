@@ -134,7 +134,7 @@ impl Lut {
     pub(crate) fn run(&self, inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, OpError> {
         let x = required(inputs, 0)?;
         let bytes = self.x.read(x)?;
-        written(self.y, x.shape(), env, |out, env| lut(&self.table, bytes, out, env.threads))
+        written(self.y, x.shape(), env, |out, env| lut(env.isa, &self.table, bytes, out, env.threads))
     }
 }
 
