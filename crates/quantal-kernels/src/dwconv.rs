@@ -1,32 +1,31 @@
 //! Depthwise convolutions of 8-bit codes, channels-last: each output channel sees its own input channel.
 //!
-//! Lanes run across channels and taps are taken in pairs: the codes of two taps are interleaved as i16 and multiplied
-//! by interleaved i16 weights, exact for any 8-bit weights less any zero point, so neither signedness nor zero points of
-//! the weights cost anything. Depthwise with more than one output per channel is a grouped [`crate::conv`].
+//! Lanes run across channels. The usual ones (no dilation, stride 1 or 2, weights of 8 bits) go in [`strips`]: lines are
+//! interleaved once so that a dot product takes several taps of a channel, and codes are rounded in registers. All
+//! others take taps in pairs of i16 ([`general`]). Depthwise with more than one output per channel is a grouped
+//! [`crate::conv`].
 
+mod general;
+mod rows;
+mod strips;
 #[cfg(test)]
 mod tests;
-
-use std::ops::Range;
+mod tile;
 
 use crate::conv::{check_same, check_size, check_weights};
 use crate::error::{KernelError, check_length};
-use crate::gemm::epilogue::{Block, Columns, Epilogue, RawEpilogue, finish};
-use crate::kernel::MAX_NR;
-use crate::simd::emulated::Lanes;
-use crate::simd::{Simd, isa_fn};
+use crate::gemm::epilogue::{Epilogue, RawEpilogue};
 use crate::{ConvGeometry, Isa, Threads};
+use strips::{StripCall, Strips};
 
 /// Weights of a depthwise convolution.
 pub struct PackedDwConv {
     isa: Isa,
     geometry: ConvGeometry,
-    /// `[pairs of taps, channels, 2]`, zero points taken off, the odd last tap paired with zeros.
-    weights: Vec<i16>,
     /// Σ of a channel's weights.
     sums: Vec<i32>,
-    /// Offsets of the taps from the input pixel, padded to a whole pair.
-    taps: Vec<[isize; 2]>,
+    strips: Option<Strips>,
+    general: general::Pairs,
 }
 
 impl PackedDwConv {
@@ -43,7 +42,7 @@ impl PackedDwConv {
         zero_points: &[i32],
     ) -> Result<Self, KernelError> {
         check_weights(geometry, weights.len())?;
-        let &ConvGeometry { c_in: c, kernel: [kh, kw], dilation, pads, .. } = geometry;
+        let &ConvGeometry { c_in: c, kernel: [kh, kw], .. } = geometry;
         if geometry.groups != c || geometry.c_out != c {
             return Err(KernelError::Geometry("not a depthwise convolution with one output for each channel"));
         }
@@ -52,29 +51,22 @@ impl PackedDwConv {
         if count > crate::pack::MAX_K_UNSIGNED {
             return Err(KernelError::TooDeep { k: count, most: crate::pack::MAX_K_UNSIGNED });
         }
-        let mut taps: Vec<[isize; 2]> = Vec::with_capacity(count + 1);
-        for ky in 0..kh {
-            let dy = (ky * dilation[0]) as isize - pads[0] as isize;
-            taps.extend((0..kw).map(|kx| [dy, (kx * dilation[1]) as isize - pads[1] as isize]));
-        }
-        if !count.is_multiple_of(2) {
-            taps.push(taps[0]);
-        }
-        let mut packed = vec![0; taps.len() * c];
-        let mut sums = vec![0; c];
-        for (t, channel) in (0..count).flat_map(|t| (0..c).map(move |channel| (t, channel))) {
-            let byte = weights[channel * count + t];
-            let code = if signed { i32::from(byte as i8) } else { i32::from(byte) };
+        let weight = |channel: usize, tap: usize| {
+            let byte = weights[channel * count + tap];
             let zero_point = match zero_points {
                 [] => 0,
                 [one] => *one,
                 many => many[channel],
             };
-            let w = code - zero_point;
-            packed[(t / 2 * c + channel) * 2 + t % 2] = w as i16;
-            sums[channel] += w;
-        }
-        Ok(Self { isa, geometry: *geometry, weights: packed, sums, taps })
+            if signed { i32::from(byte as i8) - zero_point } else { i32::from(byte) - zero_point }
+        };
+        Ok(Self {
+            isa,
+            geometry: *geometry,
+            sums: (0..c).map(|channel| (0..count).map(|tap| weight(channel, tap)).sum()).collect(),
+            strips: Strips::pack(isa, geometry, weight),
+            general: general::Pairs::pack(geometry, weight),
+        })
     }
 
     /// The geometry that it was packed for.
@@ -85,6 +77,11 @@ impl PackedDwConv {
     /// The instruction set that it was packed for.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// The kernel's name, for coverage and profiles.
+    pub fn kernel(&self) -> &'static str {
+        self.strips.as_ref().map_or("dwconv_u8s8u8_general", Strips::name)
     }
 }
 
@@ -104,222 +101,27 @@ pub struct DwConvCall<'a> {
     pub epilogue: Epilogue<'a>,
 }
 
-/// Output pixels whose sums are ended together.
-const PIXELS: usize = 8;
-
 /// Computes one depthwise convolution.
 ///
 /// # Errors
 /// If a slice is shorter than the sizes say, or a zero point or range of codes does not fit 8 bits.
 pub fn dwconv(call: DwConvCall, threads: &Threads) -> Result<(), KernelError> {
-    let DwConvCall { x, x_signed, x_zero_point, geometry: g, weights, epilogue } = call;
+    let DwConvCall { x, x_signed, x_zero_point, geometry: g, weights, mut epilogue } = call;
     let c = g.c_in;
     check_same(&weights.geometry, g)?;
     let (elements, pixels) = check_size(g)?;
     check_length("the input", x.len(), elements)?;
-    let epilogue = RawEpilogue::new(epilogue, pixels, c)?;
-    if pixels == 0 || c == 0 {
-        return Ok(());
+    if let Some(strips) = &weights.strips {
+        let zero = if x_signed { x_zero_point + 128 } else { x_zero_point };
+        if let Some(end) = strips.end(&mut epilogue, pixels, zero, &weights.sums)? {
+            let isa = weights.isa;
+            strips.compute(&StripCall { isa, x, x_signed, x_zero_point, g, sums: &weights.sums, end }, threads);
+            return Ok(());
+        }
     }
-    let image = Image { x, x_signed, x_zero_point, g, weights, epilogue: &epilogue };
-    let lines = g.batch * g.h_out;
-    let line_work = g.w_out * c * weights.taps.len() / 16;
-    let tasks = if lines * line_work < 1 << 14 { 1 } else { lines.min(4 * threads.count()) };
-    let task = |i: usize| image.lines(i * lines / tasks..(i + 1) * lines / tasks);
-    if tasks == 1 {
-        task(0);
-    } else {
-        threads.parallel_for(tasks, &task);
+    let epilogue = RawEpilogue::new(epilogue, pixels, c)?;
+    if pixels > 0 && c > 0 {
+        general::compute(&general::Image { x, x_signed, x_zero_point, g, weights, epilogue: &epilogue }, threads);
     }
     Ok(())
-}
-
-struct Image<'a> {
-    x: &'a [u8],
-    x_signed: bool,
-    x_zero_point: i32,
-    g: &'a ConvGeometry,
-    weights: &'a PackedDwConv,
-    epilogue: &'a RawEpilogue,
-}
-
-/// Some channels of a run of output pixels.
-struct RunArgs {
-    /// `2 · pairs` pointers to `cols` codes each, for the first pixel.
-    taps: *const *const u8,
-    /// What each pointer moves by from one pixel to the next.
-    steps: *const usize,
-    pairs: usize,
-    /// `[pairs, channels, 2]` from the first channel on.
-    weights: *const i16,
-    channels: usize,
-    cols: usize,
-    signed: bool,
-    pixels: usize,
-    /// `[pixels, MAX_NR]`.
-    sums: *mut i32,
-}
-
-#[repr(align(64))]
-struct SumRows([i32; PIXELS * MAX_NR]);
-
-impl Image<'_> {
-    /// Output lines `lines`, counted over the whole batch.
-    fn lines(&self, lines: Range<usize>) {
-        let Self { weights, g, .. } = *self;
-        let c = g.c_in;
-        let pad = [self.x_zero_point as u8; MAX_NR];
-        let mut sums = SumRows([0; PIXELS * MAX_NR]);
-        let mut taps = vec![pad.as_ptr(); weights.taps.len()];
-        let mut steps = vec![0; weights.taps.len()];
-        let inner = self.inner_columns();
-        let chunks = c.div_ceil(MAX_NR);
-        let cols = c.div_ceil(chunks).next_multiple_of(16).min(c);
-        for chunk in 0..chunks {
-            // The last chunk overlaps the one before rather than being narrow: the same bytes are written twice.
-            let first = (chunk * cols).min(c - cols);
-            // SAFETY: the chunk's columns lie inside the checked `c`.
-            let columns = unsafe {
-                Columns::new(self.epilogue, first, &weights.sums[first..first + cols], self.x_zero_point, |_| 0)
-            };
-            for line in lines.clone() {
-                let mut x = 0;
-                while x < g.w_out {
-                    let count = if inner.contains(&x) { PIXELS.min(inner.end - x) } else { 1 };
-                    self.point(&mut taps, &mut steps, &pad, [line / g.h_out, line % g.h_out, x], first);
-                    let args = RunArgs {
-                        taps: taps.as_ptr(),
-                        steps: steps.as_ptr(),
-                        pairs: taps.len() / 2,
-                        weights: weights.weights[2 * first..].as_ptr(),
-                        channels: c,
-                        cols,
-                        signed: self.x_signed,
-                        pixels: count,
-                        sums: sums.0.as_mut_ptr(),
-                    };
-                    let pixels: [usize; PIXELS] = std::array::from_fn(|i| line * g.w_out + x + i);
-                    let block = Block {
-                        sums: sums.0.as_ptr(),
-                        ld: MAX_NR,
-                        rows: count,
-                        cols,
-                        first,
-                        columns: &columns,
-                        pixels: pixels.as_ptr(),
-                        row_terms: std::ptr::null(),
-                    };
-                    // SAFETY: each tap points to `cols` codes for every pixel of the run, in the image or, with a step
-                    // of 0, in `pad`; the weights hold `pairs · channels` pairs; `sums` has a row of `MAX_NR` for each
-                    // pixel; narrow images take one channel at a time. Pixels and columns are those of the checked
-                    // output, and a line belongs to one task.
-                    unsafe {
-                        if cols < 16 {
-                            sum_narrow(&args);
-                        } else {
-                            sum_run(weights.isa, &args);
-                        }
-                        finish(weights.isa, &block, self.epilogue);
-                    }
-                    x += count;
-                }
-            }
-        }
-    }
-
-    /// The output columns whose taps are all inside the image, or above or below it.
-    fn inner_columns(&self) -> Range<usize> {
-        let g = self.g;
-        let reach = (g.kernel[1] - 1) * g.dilation[1];
-        let from = g.pads[1].div_ceil(g.stride[1]);
-        let to = (g.w + g.pads[1]).checked_sub(reach + 1).map_or(0, |last| last / g.stride[1] + 1);
-        from..to.min(g.w_out)
-    }
-
-    /// Points `taps` to channel `first` of the codes under an output pixel, or to the padding, and says in `steps` how
-    /// far the codes of the next pixel are.
-    fn point(&self, taps: &mut [*const u8], steps: &mut [usize], pad: &[u8], [image, y, x]: [usize; 3], first: usize) {
-        let g = self.g;
-        let (top, left) = ((y * g.stride[0]) as isize, (x * g.stride[1]) as isize);
-        for ((tap, step), &[dy, dx]) in taps.iter_mut().zip(steps).zip(&self.weights.taps) {
-            let (y, x) = (top + dy, left + dx);
-            let inside = (0..g.h as isize).contains(&y) && (0..g.w as isize).contains(&x);
-            (*tap, *step) = if inside {
-                let pixel = (image * g.h + y as usize) * g.w + x as usize;
-                (self.x.as_ptr().wrapping_add(pixel * g.c_in + first), g.stride[1] * g.c_in)
-            } else {
-                (pad.as_ptr(), 0)
-            };
-        }
-    }
-}
-
-isa_fn! {
-    /// # Safety
-    /// The pointers hold what [`RunArgs`] says, and `cols` is at least 16.
-    unsafe fn sum_run(args: &RunArgs) = sum_run_body
-}
-
-/// # Safety
-/// As [`sum_run`], for any `cols`.
-unsafe fn sum_narrow(args: &RunArgs) {
-    // SAFETY: one lane reads no further than one channel.
-    unsafe { sum_run_body::<Lanes<1>>(args) }
-}
-
-/// # Safety
-/// As [`sum_run`] and [`Simd`].
-#[inline(always)]
-unsafe fn sum_run_body<S: Simd>(args: &RunArgs) {
-    // SAFETY: handed on.
-    unsafe { if args.signed { sum_columns::<S, true>(args) } else { sum_columns::<S, false>(args) } }
-}
-
-/// # Safety
-/// As [`sum_run`] and [`Simd`].
-#[inline(always)]
-unsafe fn sum_columns<S: Simd, const SIGNED: bool>(args: &RunArgs) {
-    for col in (0..args.cols).step_by(S::LANES) {
-        // The last register overlaps the one before.
-        let col = col.min(args.cols - S::LANES);
-        let mut pixel = 0;
-        // SAFETY: `col + LANES <= cols`, since `cols` is at least a register wide, and only pixels of the run are read.
-        unsafe {
-            while pixel + 4 <= args.pixels {
-                sum_pixels::<S, SIGNED, 4>(args, pixel, col);
-                pixel += 4;
-            }
-            while pixel < args.pixels {
-                sum_pixels::<S, SIGNED, 1>(args, pixel, col);
-                pixel += 1;
-            }
-        }
-    }
-}
-
-/// A register of channels of `P` pixels, which share the loads of weights and pointers.
-///
-/// # Safety
-/// As [`sum_run`] and [`Simd`]; the pixels are in the run, and `col + LANES <= cols`.
-#[inline(always)]
-unsafe fn sum_pixels<S: Simd, const SIGNED: bool, const P: usize>(args: &RunArgs, pixel: usize, col: usize) {
-    let &RunArgs { taps, steps, pairs, weights, channels, sums, .. } = args;
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut acc = [S::splat(0); P];
-        let mut w = weights.add(2 * col);
-        for pair in 0..pairs {
-            let (step0, step1) = (*steps.add(2 * pair), *steps.add(2 * pair + 1));
-            let mut x0 = (*taps.add(2 * pair)).add(pixel * step0 + col);
-            let mut x1 = (*taps.add(2 * pair + 1)).add(pixel * step1 + col);
-            for acc in &mut acc {
-                *acc = S::dot_two::<SIGNED>(*acc, x0, x1, w);
-                (x0, x1) = (x0.wrapping_add(step0), x1.wrapping_add(step1));
-            }
-            w = w.wrapping_add(2 * channels);
-        }
-        for (p, acc) in acc.into_iter().enumerate() {
-            S::store(sums.add((pixel + p) * MAX_NR + col), acc);
-        }
-    }
 }

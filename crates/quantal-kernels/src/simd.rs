@@ -3,11 +3,13 @@
 //! A kernel is one generic body over [`Simd`]. The trait is private and holds only what a body uses; `#[target_feature]`
 //! sits on the wrappers that [`isa_fn!`] and `kernel!` emit, and everything below them is `#[inline(always)]`.
 
+pub(crate) mod bytes;
 pub(crate) mod emulated;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 
 use crate::lut;
+pub(crate) use bytes::{Bytes, Ends};
 
 /// One register width: `LANES` 32-bit integers or floats.
 ///

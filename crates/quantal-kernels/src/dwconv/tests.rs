@@ -1,9 +1,11 @@
 use quantal_tensor::arith;
 
+use super::rows::twins::TWINS;
+use super::strips::Strips;
 use super::{DwConvCall, PackedDwConv, dwconv};
 use crate::gemm::{Epilogue, Residual};
 use crate::testing::{Seeded, code, on_every_width};
-use crate::{ConvGeometry, Threads};
+use crate::{ConvGeometry, Isa, Threads};
 
 struct Case {
     g: ConvGeometry,
@@ -128,4 +130,121 @@ fn the_last_channels_are_written_once_as_far_as_anyone_sees() {
         dwconv(call, &Threads::new(1)).unwrap();
         assert_eq!(out, want, "{isa}");
     });
+}
+
+/// Checks codes on every row of the table that this CPU can run, on the emulated ones, and with 1 to 3 threads.
+fn check_codes(case: &Case, extreme: bool, with_table: bool, zero_point: i32, [qmin, qmax]: [i32; 2], serves: bool) {
+    let Case { g, signed, x_zero, .. } = case;
+    let c = g.c_in;
+    let mut seeded = Seeded::new((c + g.w) as u64);
+    let (mut x, mut w) = (seeded.bytes(g.batch * g.h * g.w * c), seeded.bytes(c * g.kernel[0] * g.kernel[1]));
+    if extreme {
+        // The largest sums of either sign: both ends of the codes by both ends of the weights.
+        for x in &mut x {
+            *x = if *x < 30 { 0x80 } else { 0x7F } ^ if signed[0] { 0 } else { 0x80 };
+        }
+        for w in &mut w {
+            *w = if *w < 60 { 0x80 } else { 0x7F };
+        }
+    }
+    let bias: Vec<i32> = (0..c).map(|_| seeded.below(4000) as i32 - 2000).collect();
+    let multiplier: Vec<f32> = (0..c).map(|_| seeded.float(1e-4, 9e-3)).collect();
+    let table: [u8; 256] = std::array::from_fn(|i| (i * 3 + 1) as u8);
+    let one = |(i, &sum): (usize, &i32)| {
+        let code = arith::requantize(sum + bias[i % c], multiplier[i % c], zero_point, qmin, qmax) as u8;
+        if with_table { table[usize::from(code)] } else { code }
+    };
+    let want: Vec<u8> = case.reference(&x, &w).iter().enumerate().map(one).collect();
+    let check = |weights: &PackedDwConv, what: &str| {
+        for threads in [1, 3] {
+            let mut out = vec![0; want.len()];
+            let epilogue = Epilogue::Codes {
+                bias: Some(&bias),
+                multiplier: &multiplier,
+                zero_point,
+                qmin,
+                qmax,
+                add: None,
+                table: with_table.then_some(&table),
+                out: &mut out,
+                ldc: c,
+            };
+            let (x_signed, x_zero_point) = (signed[0], *x_zero);
+            dwconv(
+                DwConvCall { x: &x, x_signed, x_zero_point, geometry: g, weights, epilogue },
+                &Threads::new(threads),
+            )
+            .unwrap();
+            assert!(out == want, "{what}: {g:?}");
+        }
+    };
+    for isa in Isa::available() {
+        let weights = PackedDwConv::pack(isa, g, &w, signed[1], &case.w_zeros).unwrap();
+        if serves && c >= 64 {
+            assert!(weights.strips.is_some(), "{isa}: {g:?}");
+        }
+        check(&weights, weights.kernel());
+    }
+    let zero = |channel: usize| if case.w_zeros.is_empty() { 0 } else { case.w_zeros[channel % case.w_zeros.len()] };
+    let taps = g.kernel[0] * g.kernel[1];
+    for kernel in TWINS {
+        let mut weights = PackedDwConv::pack(Isa::PORTABLE, g, &w, signed[1], &case.w_zeros).unwrap();
+        weights.strips =
+            Strips::pack_for(kernel, g, |channel, tap| code(w[channel * taps + tap], signed[1]) - zero(channel));
+        check(&weights, kernel.name);
+    }
+}
+
+#[test]
+fn codes_equal_the_definition_on_every_row() {
+    let case = |g, signed, x_zero| Case { g, signed: [signed, true], x_zero, w_zeros: vec![] };
+    let u8s = [0, 255];
+    // Windows, strides, channels of one register, of several, of parts of one, and lines of one pixel and many.
+    for kernel in [1, 2, 3, 4, 5, 7] {
+        for stride in [1, 2] {
+            for (i, c) in [8, 16, 24, 32, 64, 80, 144].into_iter().enumerate() {
+                let pad = kernel / 2;
+                let (h, w) = (kernel + i % 3, kernel + 4 * (i % 4) + stride);
+                let g = ConvGeometry::new([2, h, w, c], c, [kernel; 2], [stride; 2], [1, 1], [pad; 4], c).unwrap();
+                let zero_point = [0, 1, 127, 128, 255][(i + kernel) % 5];
+                check_codes(
+                    &case(g, i % 2 == 1, if i % 2 == 1 { -128 } else { 255 }),
+                    false,
+                    i % 3 == 0,
+                    zero_point,
+                    u8s,
+                    true,
+                );
+            }
+        }
+    }
+    // Wide lines make several strips; stride and padding differ by axis.
+    for (w, c, stride, pads) in [(150, 32, 1, [1, 1, 1, 1]), (151, 64, 1, [0, 2, 1, 0]), (231, 96, 2, [2, 1, 0, 2])] {
+        let g = ConvGeometry::new([1, 6, w, c], c, [3, 3], [2, stride], [1, 1], pads, c).unwrap();
+        check_codes(&case(g, false, 3), false, true, 7, u8s, true);
+    }
+    let g = ConvGeometry::new([1, 9, 9, 64], 64, [5, 3], [3, 1], [1, 1], [4, 1, 4, 1], 64).unwrap();
+    check_codes(&case(g, true, 5), false, false, 0, u8s, true);
+}
+
+#[test]
+fn no_sum_saturates_on_the_way_to_a_code() {
+    for (kernel, signed) in [(3, false), (5, true), (5, false)] {
+        let g = ConvGeometry::new([1, 8, 8, 64], 64, [kernel; 2], [1, 1], [1, 1], [kernel / 2; 4], 64).unwrap();
+        for x_zero in [0, 1, 127] {
+            let case = Case { g, signed: [signed, true], x_zero, w_zeros: vec![] };
+            check_codes(&case, true, false, 128, [0, 255], true);
+            check_codes(&case, true, false, -1, [-128, 127], true);
+            check_codes(&case, true, true, 10, [10, 200], true);
+        }
+    }
+}
+
+#[test]
+fn what_strips_do_not_serve_is_served_all_the_same() {
+    let g = ConvGeometry::new([1, 8, 8, 64], 64, [3, 3], [1, 1], [1, 1], [1; 4], 64).unwrap();
+    let shifted = Case { g, signed: [false, false], x_zero: 4, w_zeros: vec![9] };
+    check_codes(&shifted, false, true, 0, [0, 255], false);
+    let dilated = ConvGeometry::new([1, 8, 8, 64], 64, [3, 3], [1, 1], [2, 2], [2; 4], 64).unwrap();
+    check_codes(&Case { g: dilated, ..shifted }, false, true, 0, [0, 255], false);
 }

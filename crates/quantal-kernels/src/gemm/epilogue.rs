@@ -327,9 +327,25 @@ unsafe fn finish_codes<S: Simd, const TERMS: bool, const ADD: bool>(block: &Bloc
                 S::store_bytes(last.as_mut_ptr(), S::add(code, zero_point));
                 std::ptr::copy_nonoverlapping(last.as_ptr(), out.add(whole), cols - whole);
             }
-            if !table.is_null() {
-                S::look_up(&*table.cast(), out, out, [1, cols, 0]);
+        }
+    }
+    if table.is_null() {
+        return;
+    }
+    // Only now: bytes that were just stored a few at a time cannot yet be loaded as one register.
+    let mut r = 0;
+    while r < block.rows {
+        // SAFETY: the table has 256 entries, and these are the bytes written above.
+        unsafe {
+            let pixel = *block.pixels.add(r);
+            if pixel == NO_ROW {
+                r += 1;
+                continue;
             }
+            let run = (r..block.rows).take_while(|&i| *block.pixels.add(i) == pixel + (i - r)).count();
+            let out = out.add(pixel * epilogue.ldc + first);
+            S::look_up(&*table.cast(), out, out, [run, cols, epilogue.ldc]);
+            r += run;
         }
     }
 }

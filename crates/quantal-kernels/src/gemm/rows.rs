@@ -28,7 +28,7 @@ impl<const L: usize> Dot for PlainPairs<L> {
 kernel!(PORTABLE_4X8, gemm_u8s8s32_4x8x2_portable, PlainPairs<4>, Portable, Exact::Always, 2, [1 2 3 4]);
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(crate) mod x86 {
     use std::arch::x86_64::{
         __m256i, __m512i, _mm256_add_epi32, _mm256_dpbusd_avx_epi32, _mm256_madd_epi16, _mm256_maddubs_epi16,
         _mm256_set1_epi16, _mm512_dpbusd_epi32,
@@ -40,7 +40,7 @@ mod x86 {
     macro_rules! dot {
         ($(#[$doc:meta])* $name:ident, $lanes:ty, $form:ident, $instruction:literal, |$acc:ident, $a:ident, $b:ident| $e:expr) => {
             $(#[$doc])*
-            pub(super) struct $name;
+            pub(crate) struct $name;
             impl Dot for $name {
                 type Lanes = $lanes;
                 const FORM: Form = Form::$form;
@@ -128,7 +128,7 @@ pub(crate) mod twins {
 
     /// Four u8 against four s8 on `L` emulated lanes. `SATURATE` adds pairs as `vpmaddubsw` does, and fails where that
     /// would saturate.
-    pub(super) struct PlainBytes<const L: usize, const SATURATE: bool>;
+    pub(crate) struct PlainBytes<const L: usize, const SATURATE: bool>;
 
     impl<const L: usize, const SATURATE: bool> Dot for PlainBytes<L, SATURATE> {
         type Lanes = Lanes<L>;

@@ -56,7 +56,7 @@ impl QConv {
     pub fn kernel(&self) -> &'static str {
         match &self.weights {
             Packed::Dense(w) | Packed::Transposed(w, _) => w.kernel().name,
-            Packed::Depthwise(_) => "dwconv_u8s8",
+            Packed::Depthwise(w) => w.kernel(),
         }
     }
 

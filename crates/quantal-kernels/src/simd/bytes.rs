@@ -1,0 +1,182 @@
+//! Registers as bytes: interleaving, and narrowing to codes.
+
+use super::Simd;
+use super::emulated::Lanes;
+
+/// How rounded sums become bytes: see [`Bytes::narrow`].
+#[derive(Clone, Copy)]
+pub(crate) struct Ends<I> {
+    /// 16-bit lanes.
+    pub(crate) zero_point: I,
+    /// Bytes.
+    pub(crate) low: I,
+    /// Bytes.
+    pub(crate) high: I,
+    /// Bytes.
+    pub(crate) flip: I,
+}
+
+/// Operations on registers of `4·LANES` bytes. Unpacking and narrowing work within 128-bit lanes, as x86 does.
+///
+/// # Safety
+/// As [`Simd`].
+pub(crate) trait Bytes: Simd {
+    unsafe fn splat8(v: u8) -> Self::I;
+    unsafe fn splat16(v: i16) -> Self::I;
+    /// The bytes of `a` and `b` in turns: of the low and of the high half of each 128-bit lane.
+    unsafe fn unpack8(a: Self::I, b: Self::I) -> (Self::I, Self::I);
+    /// The same of 16-bit elements.
+    unsafe fn unpack16(a: Self::I, b: Self::I) -> (Self::I, Self::I);
+    /// `rne(v)` for lanes below 2³¹.
+    unsafe fn round(v: Self::F) -> Self::I;
+    /// `clamp(v + zero_point, low, high) ^ flip` as bytes, `low` and `high` being u8: 128-bit lane `l` of the result
+    /// holds lanes `l` of `v[0]`, `v[1]`, `v[2]` and `v[3]`. Each step saturates beyond `low..=high`, so it is exact.
+    unsafe fn narrow(v: [Self::I; 4], ends: &Ends<Self::I>) -> Self::I;
+}
+
+/// The bytes of a register.
+fn bytes<const L: usize>(v: [i32; L]) -> impl Fn(usize) -> u8 {
+    move |i| v[i / 4].to_le_bytes()[i % 4]
+}
+
+/// The register of the bytes that `byte` gives.
+fn register<const L: usize>(byte: impl Fn(usize) -> u8) -> [i32; L] {
+    std::array::from_fn(|i| i32::from_le_bytes(std::array::from_fn(|b| byte(4 * i + b))))
+}
+
+/// Elements of `E` bytes of `a` and `b` in turns, from one half of each lane of 16.
+fn turns<const L: usize, const E: usize>(a: [i32; L], b: [i32; L], half: usize) -> [i32; L] {
+    let (a, b) = (bytes(a), bytes(b));
+    register(|i| {
+        let (element, byte) = (i % 16 / E, i % E);
+        let at = i / 16 * 16 + half + element / 2 * E + byte;
+        if element % 2 == 0 { a(at) } else { b(at) }
+    })
+}
+
+impl<const L: usize> Bytes for Lanes<L> {
+    #[inline(always)]
+    unsafe fn splat8(v: u8) -> [i32; L] {
+        [i32::from_le_bytes([v; 4]); L]
+    }
+    #[inline(always)]
+    unsafe fn splat16(v: i16) -> [i32; L] {
+        let [a, b] = v.to_le_bytes();
+        [i32::from_le_bytes([a, b, a, b]); L]
+    }
+    #[inline(always)]
+    unsafe fn unpack8(a: [i32; L], b: [i32; L]) -> ([i32; L], [i32; L]) {
+        (turns::<L, 1>(a, b, 0), turns::<L, 1>(a, b, 8))
+    }
+    #[inline(always)]
+    unsafe fn unpack16(a: [i32; L], b: [i32; L]) -> ([i32; L], [i32; L]) {
+        (turns::<L, 2>(a, b, 0), turns::<L, 2>(a, b, 8))
+    }
+    #[inline(always)]
+    unsafe fn round(v: [f32; L]) -> [i32; L] {
+        // What is beyond ±65,536 saturates in `narrow` all the same.
+        // SAFETY: plain Rust.
+        unsafe { Self::clamp_round(v, [-65_536.0; L], [65_536.0; L]) }
+    }
+    #[inline(always)]
+    unsafe fn narrow(v: [[i32; L]; 4], ends: &Ends<[i32; L]>) -> [i32; L] {
+        let (low, high, flip) = (bytes(ends.low), bytes(ends.high), bytes(ends.flip));
+        let zero_point = i32::from(ends.zero_point[0] as i16);
+        register(|i| {
+            let code = v[i % 16 / 4][i / 16 * 4 + i % 4] + zero_point;
+            code.clamp(i32::from(low(i)), i32::from(high(i))) as u8 ^ flip(i)
+        })
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::{
+        __m256, __m256i, __m512, __m512i, _mm256_adds_epi16, _mm256_cvtps_epi32, _mm256_max_epu8, _mm256_min_epu8,
+        _mm256_packs_epi32, _mm256_packus_epi16, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_unpackhi_epi8,
+        _mm256_unpackhi_epi16, _mm256_unpacklo_epi8, _mm256_unpacklo_epi16, _mm256_xor_si256, _mm512_adds_epi16,
+        _mm512_cvtps_epi32, _mm512_max_epu8, _mm512_min_epu8, _mm512_packs_epi32, _mm512_packus_epi16,
+        _mm512_set1_epi8, _mm512_set1_epi16, _mm512_unpackhi_epi8, _mm512_unpackhi_epi16, _mm512_unpacklo_epi8,
+        _mm512_unpacklo_epi16, _mm512_xor_si512,
+    };
+
+    use super::super::x86::{Avx2, Avx512};
+    use super::{Bytes, Ends};
+
+    /// The trait for one register width, whose intrinsics differ in name only.
+    macro_rules! bytes {
+        ($for:ty, $i:ty, $f:ty, $set8:ident, $set16:ident, [$lo8:ident, $hi8:ident, $lo16:ident, $hi16:ident], $cvt:ident,
+            [$packs:ident, $packus:ident, $adds:ident, $min:ident, $max:ident, $xor:ident]) => {
+            impl Bytes for $for {
+                #[inline(always)]
+                unsafe fn splat8(v: u8) -> $i {
+                    // SAFETY: the trait's contract gives the features.
+                    unsafe { $set8(v as i8) }
+                }
+                #[inline(always)]
+                unsafe fn splat16(v: i16) -> $i {
+                    // SAFETY: the trait's contract gives the features.
+                    unsafe { $set16(v) }
+                }
+                #[inline(always)]
+                unsafe fn unpack8(a: $i, b: $i) -> ($i, $i) {
+                    // SAFETY: the trait's contract gives the features.
+                    unsafe { ($lo8(a, b), $hi8(a, b)) }
+                }
+                #[inline(always)]
+                unsafe fn unpack16(a: $i, b: $i) -> ($i, $i) {
+                    // SAFETY: the trait's contract gives the features.
+                    unsafe { ($lo16(a, b), $hi16(a, b)) }
+                }
+                #[inline(always)]
+                unsafe fn round(v: $f) -> $i {
+                    // SAFETY: the trait's contract gives the features.
+                    unsafe { $cvt(v) }
+                }
+                #[inline(always)]
+                unsafe fn narrow(v: [$i; 4], ends: &Ends<$i>) -> $i {
+                    // SAFETY: the trait's contract gives the features.
+                    unsafe {
+                        let first = $adds($packs(v[0], v[1]), ends.zero_point);
+                        let second = $adds($packs(v[2], v[3]), ends.zero_point);
+                        $xor($min($max($packus(first, second), ends.low), ends.high), ends.flip)
+                    }
+                }
+            }
+        };
+    }
+    bytes!(
+        Avx2,
+        __m256i,
+        __m256,
+        _mm256_set1_epi8,
+        _mm256_set1_epi16,
+        [_mm256_unpacklo_epi8, _mm256_unpackhi_epi8, _mm256_unpacklo_epi16, _mm256_unpackhi_epi16],
+        _mm256_cvtps_epi32,
+        [
+            _mm256_packs_epi32,
+            _mm256_packus_epi16,
+            _mm256_adds_epi16,
+            _mm256_min_epu8,
+            _mm256_max_epu8,
+            _mm256_xor_si256
+        ]
+    );
+    bytes!(
+        Avx512,
+        __m512i,
+        __m512,
+        _mm512_set1_epi8,
+        _mm512_set1_epi16,
+        [_mm512_unpacklo_epi8, _mm512_unpackhi_epi8, _mm512_unpacklo_epi16, _mm512_unpackhi_epi16],
+        _mm512_cvtps_epi32,
+        [
+            _mm512_packs_epi32,
+            _mm512_packus_epi16,
+            _mm512_adds_epi16,
+            _mm512_min_epu8,
+            _mm512_max_epu8,
+            _mm512_xor_si512
+        ]
+    );
+}
