@@ -11,7 +11,7 @@ pub(crate) struct Args {
     pub(crate) verb: Verb,
 
     /// Most memory that tensors may take, in MiB [default: 80 % of what is free]
-    #[arg(long, global = true, value_name = "MIB")]
+    #[arg(long, global = true, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) max_memory: Option<u64>,
 
     /// Print the result as JSON

@@ -19,6 +19,8 @@ pub(crate) fn sniff(head: &[u8]) -> Option<(&'static str, &'static str)> {
         ("an HDF5 file, not ONNX", "export the Keras model with `tf2onnx`")
     } else if starts(b"\x93NUMPY") {
         ("a NumPy array, not ONNX", "give the ONNX model")
+    } else if starts(b"\xff\xd8\xff") || starts(b"\x89PNG") {
+        ("a picture, not ONNX", "give the ONNX model first; `--data` takes pictures")
     } else if starts(b"\x80\x02") || starts(b"\x80\x04") {
         ("a Python pickle, not ONNX", "export the model with `torch.onnx.export`")
     } else if at_4 == b"TFL3" {

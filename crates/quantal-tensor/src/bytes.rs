@@ -24,7 +24,7 @@ pub fn set_memory_limit(bytes: usize) {
 
 /// An allocation was refused: it is over the memory limit, or the system has no more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a tensor needs {needed} bytes, {live} are in use and the limit is {limit}")]
+#[error("a tensor needs {} MiB, {} are in use and the limit is {}", mebi(*needed), mebi(*live), mebi(*limit))]
 pub struct OutOfMemory {
     /// Bytes asked for.
     pub needed: usize,
@@ -32,6 +32,11 @@ pub struct OutOfMemory {
     pub live: usize,
     /// The limit in force.
     pub limit: usize,
+}
+
+/// Mebibytes, rounded up: what `--max-memory` counts in.
+fn mebi(bytes: usize) -> usize {
+    bytes.div_ceil(1 << 20)
 }
 
 enum Storage {

@@ -2,7 +2,7 @@
 
 use crate::bench::{BenchRow, time_sessions};
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, shown};
 use crate::eval::scores;
 use crate::model::Model;
 use crate::prepare::canonical;
@@ -233,5 +233,8 @@ pub fn load_recipe(argument: &str) -> Result<Recipe, Error> {
             &format!("the built-in recipes are {names}; --save-recipe writes a file to start from"),
         )
     })?;
-    Ok(Recipe::from_toml(&text)?)
+    Recipe::from_toml(&text).map_err(|e| {
+        let hint = e.hint().unwrap_or_default();
+        Error::job(format!("{}: {e}", shown(argument.as_ref())), &hint)
+    })
 }
