@@ -310,9 +310,6 @@ pub fn conv(call: ConvCall, threads: &Threads) -> Result<(), KernelError> {
         return Ok(());
     }
     for phase in &weights.phases {
-        // As u8, or as s8 where the kernel takes that.
-        let s8_rows = phase.groups.first().is_some_and(|b| b.kernel().s8_rows);
-        let pad = if x_signed && !s8_rows { x_zero_point + 128 } else { x_zero_point };
         let steps =
             |axis: usize, whole: usize| whole.saturating_sub(phase.origin[axis]).div_ceil(weights.out_step[axis]);
         let (h_out, w_out) = (steps(0, g.h_out), steps(1, g.w_out));
@@ -327,7 +324,7 @@ pub fn conv(call: ConvCall, threads: &Threads) -> Result<(), KernelError> {
                 first: group * c,
                 c,
                 window: &phase.window,
-                pad: pad as u8,
+                pad: (x_zero_point + b.kernel().row_codes.of(x_signed).2) as u8,
                 in_step: weights.in_step,
                 out_step: weights.out_step,
                 origin: phase.origin,

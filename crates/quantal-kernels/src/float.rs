@@ -21,6 +21,8 @@ mod gather;
 mod gemm;
 mod lanes;
 mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod norm;
 mod pack;
 mod peak;

@@ -11,6 +11,7 @@
 //! with the column sums `Σ b` known since packing, and the row sums `Σ a` taken only where some `z_b` is not 0. All of
 //! it wraps around 2³², so only the result must fit.
 
+#[cfg(any(test, target_arch = "x86_64"))]
 pub(crate) mod amx;
 pub(crate) mod blocks;
 pub(crate) mod epilogue;

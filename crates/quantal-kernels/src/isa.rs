@@ -19,10 +19,15 @@ pub enum Level {
     Avx512Vnni,
     /// AVX-512 VNNI, and the tiles of AMX-INT8 for matrix products.
     Amx,
+    /// NEON, which every aarch64 CPU has.
+    Neon,
+    /// NEON with `sdot`.
+    NeonDot,
 }
 
 impl Level {
-    const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni, Self::Amx];
+    const ALL: [Self; 7] =
+        [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni, Self::Amx, Self::Neon, Self::NeonDot];
 
     /// The name that `QUANTAL_ISA` takes and reports print.
     pub fn name(self) -> &'static str {
@@ -32,29 +37,36 @@ impl Level {
             Self::AvxVnni => "avxvnni",
             Self::Avx512Vnni => "avx512vnni",
             Self::Amx => "amx",
+            Self::Neon => "neon",
+            Self::NeonDot => "neondot",
         }
     }
 
     fn supported(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
-            match self {
-                Self::Portable => true,
-                Self::Avx2 => avx2,
-                Self::AvxVnni => avx2 && std::is_x86_feature_detected!("avxvnni"),
-                Self::Avx512Vnni => {
-                    avx2 && std::is_x86_feature_detected!("avx512f")
-                        && std::is_x86_feature_detected!("avx512bw")
-                        && std::is_x86_feature_detected!("avx512vl")
-                        && std::is_x86_feature_detected!("avx512vnni")
-                }
-                Self::Amx => Self::Avx512Vnni.supported() && amx::available(),
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => Self::Avx2.supported() && std::is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => {
+                Self::Avx2.supported()
+                    && std::is_x86_feature_detected!("avx512f")
+                    && std::is_x86_feature_detected!("avx512bw")
+                    && std::is_x86_feature_detected!("avx512vl")
+                    && std::is_x86_feature_detected!("avx512vnni")
             }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            self == Self::Portable
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512Vnni.supported() && amx::available(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni | Self::Amx => false,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(not(target_arch = "aarch64"))]
+            Self::Neon | Self::NeonDot => false,
         }
     }
 }
@@ -65,7 +77,7 @@ pub struct Isa(Level);
 
 /// `QUANTAL_ISA` holds a name that no level has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("QUANTAL_ISA is `{0}`; it can be one of portable, avx2, avxvnni, avx512vnni, amx")]
+#[error("QUANTAL_ISA is `{0}`; it can be one of portable, avx2, avxvnni, avx512vnni, amx, neon, neondot")]
 pub struct UnknownIsa(String);
 
 impl Isa {
@@ -75,7 +87,7 @@ impl Isa {
     /// The best level of this CPU that is not above the cap in the environment variable `QUANTAL_ISA`.
     pub fn detect() -> Result<Self, UnknownIsa> {
         let cap = match std::env::var_os("QUANTAL_ISA") {
-            None => Level::Amx,
+            None => Level::NeonDot,
             Some(name) => {
                 let name = name.to_string_lossy();
                 let known = Level::ALL.into_iter().find(|l| l.name() == name);

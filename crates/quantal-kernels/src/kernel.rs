@@ -42,6 +42,29 @@ pub enum Exact {
     IfPairSumAtMost(u32),
 }
 
+/// Which codes of A a kernel of 4-byte groups of bytes multiplies as they are. Others are xored with 0x80 on their way
+/// into a row, which moves them and their zero point by 128.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(not(test), allow(dead_code, reason = "no architecture has rows of all three"))]
+pub(crate) enum RowCodes {
+    U8,
+    S8,
+    Either,
+}
+
+impl RowCodes {
+    /// Whether the kernel reads s8 where the codes are `signed`, what they are xored with, and what that adds to their
+    /// zero point.
+    pub(crate) fn of(self, signed: bool) -> (bool, u8, i32) {
+        match (self, signed) {
+            (Self::U8 | Self::Either, false) => (false, 0, 0),
+            (Self::S8 | Self::Either, true) => (true, 0, 0),
+            (Self::U8, true) => (false, 0x80, 128),
+            (Self::S8, false) => (true, 0x80, -128),
+        }
+    }
+}
+
 /// One row of the table: a tile of `mr` rows by `nr` columns.
 pub struct GemmKernel {
     /// Its name.
@@ -62,8 +85,8 @@ pub struct GemmKernel {
     pub instruction: &'static str,
     /// Rows of A that it reads at one stride from one address.
     pub(crate) run: usize,
-    /// Whether it multiplies rows of s8 as they are.
-    pub(crate) s8_rows: bool,
+    /// Which rows it multiplies as they are.
+    pub(crate) row_codes: RowCodes,
     /// `tiles[r − 1]` computes `r` runs of rows.
     pub(crate) tiles: &'static [unsafe fn(&TileArgs)],
     /// Its instruction on registers alone, so many rounds, and how many multiply-adds a round has; `None` where nothing
@@ -147,7 +170,7 @@ macro_rules! kernel {
                 exact: $exact,
                 instruction: <$dot as Dot>::INSTRUCTION,
                 run: 1,
-                s8_rows: false,
+                row_codes: <$dot as Dot>::ROW_CODES,
                 tiles: &[$(rows::<$mr>),+],
                 peak: Some((peak, $crate::gemm::peak::multiply_adds::<$dot>())),
             };

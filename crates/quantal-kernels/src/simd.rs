@@ -5,6 +5,8 @@
 
 pub(crate) mod bytes;
 pub(crate) mod emulated;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 
@@ -105,7 +107,18 @@ macro_rules! isa_fn {
                     #[cfg(target_arch = "x86_64")]
                     $crate::Level::Avx512Vnni | $crate::Level::Amx => avx512($($arg),*),
                     #[cfg(not(target_arch = "x86_64"))]
-                    _ => $body::<$crate::simd::emulated::Lanes<4>>($($arg),*),
+                    $crate::Level::Avx2
+                    | $crate::Level::AvxVnni
+                    | $crate::Level::Avx512Vnni
+                    | $crate::Level::Amx => $body::<$crate::simd::emulated::Lanes<4>>($($arg),*),
+                    #[cfg(target_arch = "aarch64")]
+                    $crate::Level::Neon | $crate::Level::NeonDot => {
+                        $body::<$crate::simd::neon::Neon>($($arg),*)
+                    }
+                    #[cfg(not(target_arch = "aarch64"))]
+                    $crate::Level::Neon | $crate::Level::NeonDot => {
+                        $body::<$crate::simd::emulated::Lanes<4>>($($arg),*)
+                    }
                 }
             }
         }

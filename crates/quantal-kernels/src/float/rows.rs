@@ -6,6 +6,8 @@ use super::conv_transpose::{self, TransposedRow};
 use super::dwconv::{self, DwRow};
 use super::gather::{self, Gather};
 use super::lanes::{FloatIsa, Portable};
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 use super::norm::{self, Norm};
 use super::peak::{self, Peak};
 use super::pooling::{self, PoolRow};
@@ -55,6 +57,8 @@ macro_rules! rows {
         #[cfg(target_arch = "x86_64")]
         rows!(@row avx512, Avx512, target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl"),
             $($op($args) = $body;)*);
+        #[cfg(target_arch = "aarch64")]
+        rows!(@row neon, Neon, inline(never), $($op($args) = $body;)*);
     };
 }
 
@@ -83,5 +87,9 @@ pub(super) fn row(isa: Isa) -> &'static Row {
         Level::Avx512Vnni | Level::Amx => &avx512::ROW,
         #[cfg(not(target_arch = "x86_64"))]
         Level::Avx2 | Level::AvxVnni | Level::Avx512Vnni | Level::Amx => &portable::ROW,
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon | Level::NeonDot => &neon::ROW,
+        #[cfg(not(target_arch = "aarch64"))]
+        Level::Neon | Level::NeonDot => &portable::ROW,
     }
 }

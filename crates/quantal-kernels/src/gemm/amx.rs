@@ -8,7 +8,7 @@ use std::arch::asm;
 
 use super::tile::TileArgs;
 use crate::Level;
-use crate::kernel::{Exact, Form, GemmKernel};
+use crate::kernel::{Exact, Form, GemmKernel, RowCodes};
 
 /// Rows of a tile register.
 pub(crate) const ROWS: usize = 16;
@@ -29,7 +29,7 @@ const fn row(name: &'static str, level: Level, tiles: &'static [unsafe fn(&TileA
         exact: Exact::Always,
         instruction: "tdpbusd",
         run: ROWS,
-        s8_rows: true,
+        row_codes: RowCodes::Either,
         tiles,
         peak: None,
     }

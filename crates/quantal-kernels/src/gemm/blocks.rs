@@ -32,7 +32,7 @@ pub(crate) struct Job<'a> {
     source: Source<'a>,
     /// Whether tiles read s8.
     signed: bool,
-    /// How tiles want the rows of A; flipped if they are s8 and tiles read u8.
+    /// How tiles want the rows of A.
     wanted: Wanted,
     /// Zero point of A as tiles read it.
     a_zero: i32,
@@ -59,8 +59,7 @@ impl<'a> Job<'a> {
         epilogue: &'a RawEpilogue,
         first: usize,
     ) -> Self {
-        let signed = a_signed && b.kernel().s8_rows;
-        let (flip, shift) = if a_signed && !signed { (0x80, 128) } else { (0, 0) };
+        let (signed, flip, shift) = b.kernel().row_codes.of(a_signed);
         let wanted = Wanted::new(b, flip);
         let none = if b_zero_points.is_empty() { b.shift() != 0 } else { false };
         let row_terms = none || b_zero_points.iter().any(|&z| z != b.shift());
@@ -113,7 +112,9 @@ pub(crate) fn run(job: &Job, threads: &Threads) {
     }
     let (block_bytes, serial) = match kernel.level {
         Level::Amx => (AMX_BLOCK_BYTES, AMX_SERIAL_PRODUCTS),
-        Level::Portable | Level::Avx2 | Level::AvxVnni | Level::Avx512Vnni => (BLOCK_BYTES, SERIAL_PRODUCTS),
+        Level::Portable | Level::Avx2 | Level::AvxVnni | Level::Avx512Vnni | Level::Neon | Level::NeonDot => {
+            (BLOCK_BYTES, SERIAL_PRODUCTS)
+        }
     };
     let products = m.saturating_mul(job.b.k()).saturating_mul(job.b.n());
     let wanted = if products < serial { 1 } else { threads.count() };

@@ -2,9 +2,13 @@
 
 use super::tile::{Dot, TileArgs, tile};
 use crate::Level;
+#[cfg(any(test, target_arch = "aarch64"))]
+use crate::kernel::RowCodes;
 use crate::kernel::{Exact, Form, GemmKernel, kernel};
 use crate::simd::Simd;
 use crate::simd::emulated::Lanes;
+#[cfg(target_arch = "aarch64")]
+use crate::simd::neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::x86::{Avx2, Avx512};
 
@@ -82,7 +86,69 @@ pub(crate) mod x86 {
 #[cfg(target_arch = "x86_64")]
 use x86::{Dpbusd256, Dpbusd512, Maddubs, Maddwd};
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64 {
+    use std::arch::aarch64::{
+        int32x4_t, vaddq_s32, vget_low_s16, vmull_high_s16, vmull_s16, vpaddq_s32, vreinterpretq_s16_s32,
+    };
+    use std::arch::asm;
+
+    use super::{Dot, Form, Neon, RowCodes};
+
+    /// `smull`: exact for all operands.
+    pub(super) struct Smull;
+
+    impl Dot for Smull {
+        type Lanes = Neon;
+        const FORM: Form = Form::Pairs;
+        const INSTRUCTION: &'static str = "smull";
+
+        #[inline(always)]
+        unsafe fn dot(acc: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+            // SAFETY: every aarch64 CPU has NEON.
+            unsafe {
+                let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
+                let low = vmull_s16(vget_low_s16(a), vget_low_s16(b));
+                vaddq_s32(acc, vpaddq_s32(low, vmull_high_s16(a, b)))
+            }
+        }
+    }
+
+    /// `sdot`.
+    pub(super) struct Sdot;
+
+    impl Dot for Sdot {
+        type Lanes = Neon;
+        const FORM: Form = Form::Bytes;
+        const ROW_CODES: RowCodes = RowCodes::S8;
+        const INSTRUCTION: &'static str = "sdot";
+
+        #[inline(always)]
+        unsafe fn dot(mut acc: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+            // The intrinsic is not stable yet.
+            // SAFETY: the trait's contract gives the feature; the instruction touches registers alone.
+            unsafe {
+                asm!(
+                    "sdot {acc:v}.4s, {a:v}.16b, {b:v}.16b",
+                    acc = inout(vreg) acc, a = in(vreg) a, b = in(vreg) b,
+                    options(pure, nomem, nostack, preserves_flags),
+                );
+            }
+            acc
+        }
+    }
+}
+#[cfg(target_arch = "aarch64")]
+use aarch64::{Sdot, Smull};
+
+// NEON: 32 registers. 24 accumulators, four of B, one of A, and for `smull` two products.
+#[cfg(target_arch = "aarch64")]
+kernel!(NEON_6X16, gemm_u8s8s32_6x16x2_neon, Smull, Neon, Exact::Always, 4, [1 2 3 4 5 6]);
+#[cfg(target_arch = "aarch64")]
+kernel!(NEON_DOT_6X16, gemm_s8s8s32_6x16x4_neondot, Sdot, NeonDot, Exact::Always, feature "neon,dotprod", 4, [1 2 3 4 5 6]);
+
 /// 255 · 128 is the largest pair sum that an i16 holds.
+#[cfg(any(test, target_arch = "x86_64"))]
 const I16_PAIRS: Exact = Exact::IfPairSumAtMost(128);
 
 // AVX2: 16 registers. Six rows of two are 12 accumulators, with two of B, one of A and one product.
@@ -117,6 +183,10 @@ pub(crate) static ROWS: &[&GemmKernel] = &[
     &AVX2_6X16_U8,
     #[cfg(target_arch = "x86_64")]
     &AVX2_4X16,
+    #[cfg(target_arch = "aarch64")]
+    &NEON_DOT_6X16,
+    #[cfg(target_arch = "aarch64")]
+    &NEON_6X16,
     &PORTABLE_4X8,
 ];
 
@@ -124,7 +194,9 @@ pub(crate) static ROWS: &[&GemmKernel] = &[
 #[cfg(test)]
 pub(crate) mod twins {
     use super::super::tile::Reg;
-    use super::{Dot, Exact, Form, GemmKernel, I16_PAIRS, Lanes, Level, PlainPairs, Simd, TileArgs, kernel, tile};
+    use super::{
+        Dot, Exact, Form, GemmKernel, I16_PAIRS, Lanes, Level, PlainPairs, RowCodes, Simd, TileArgs, kernel, tile,
+    };
 
     /// Four u8 against four s8 on `L` emulated lanes. `SATURATE` adds pairs as `vpmaddubsw` does, and fails where that
     /// would saturate.
@@ -149,6 +221,24 @@ pub(crate) mod twins {
         }
     }
 
+    /// Four s8 against four s8 on `L` emulated lanes.
+    pub(super) struct PlainSignedBytes<const L: usize>;
+
+    impl<const L: usize> Dot for PlainSignedBytes<L> {
+        type Lanes = Lanes<L>;
+        const FORM: Form = Form::Bytes;
+        const ROW_CODES: RowCodes = RowCodes::S8;
+        const INSTRUCTION: &'static str = "plain multiply-add";
+
+        #[inline(always)]
+        unsafe fn dot(acc: Reg<Self>, a: Reg<Self>, b: Reg<Self>) -> Reg<Self> {
+            std::array::from_fn(|i| {
+                let (x, w) = (a[i].to_le_bytes(), b[i].to_le_bytes());
+                (0..4).fold(acc[i], |acc, j| acc.wrapping_add(i32::from(x[j] as i8) * i32::from(w[j] as i8)))
+            })
+        }
+    }
+
     kernel!(TWIN_6X16_U8, twin_6x16x4_avx2_pairsum, PlainBytes<8, true>, Portable, I16_PAIRS, 2, [1 2 3 4 5 6]);
     kernel!(TWIN_4X16, twin_4x16x2_avx2_exact, PlainPairs<8>, Portable, Exact::Always, 2, [1 2 3 4]);
     kernel!(TWIN_6X16, twin_6x16x4_avxvnni, PlainBytes<8, false>, Portable, Exact::Always, 2, [1 2 3 4 5 6]);
@@ -156,6 +246,16 @@ pub(crate) mod twins {
     kernel!(TWIN_12X32, twin_12x32x4_avx512vnni, PlainBytes<16, false>, Portable, Exact::Always, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
     kernel!(TWIN_12X16, twin_12x16x4_avx512vnni, PlainBytes<16, false>, Portable, Exact::Always, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
 
-    pub(crate) static TWINS: &[&GemmKernel] =
-        &[&super::super::amx::TWIN_32X32, &TWIN_6X16_U8, &TWIN_4X16, &TWIN_6X16, &TWIN_6X64, &TWIN_12X32, &TWIN_12X16];
+    kernel!(TWIN_6X16_S8, twin_6x16x4_neondot, PlainSignedBytes<4>, Portable, Exact::Always, 4, [1 2 3 4 5 6]);
+
+    pub(crate) static TWINS: &[&GemmKernel] = &[
+        &super::super::amx::TWIN_32X32,
+        &TWIN_6X16_S8,
+        &TWIN_6X16_U8,
+        &TWIN_4X16,
+        &TWIN_6X16,
+        &TWIN_6X64,
+        &TWIN_12X32,
+        &TWIN_12X16,
+    ];
 }

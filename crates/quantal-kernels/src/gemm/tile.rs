@@ -2,7 +2,7 @@
 // Indices are rows and columns of the tile.
 #![allow(clippy::needless_range_loop)]
 
-use crate::kernel::Form;
+use crate::kernel::{Form, RowCodes};
 use crate::simd::Simd;
 
 /// One tile: some runs of rows of A against one panel of B.
@@ -11,6 +11,7 @@ use crate::simd::Simd;
 /// by lies in `spans` pieces of `4·groups` bytes in the kernel's [`Form`], each `offsets[s]` bytes after the row's
 /// start. `panel` points to `spans·groups` times `nr` times 4 bytes; `sums` takes a row of `nr` accumulators for each
 /// row, of which the first `cols` matter.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "some fields are for AMX alone"))]
 pub(crate) struct TileArgs {
     pub(crate) starts: *const *const u8,
     pub(crate) stride: usize,
@@ -33,6 +34,8 @@ pub(crate) trait Dot {
     type Lanes: Simd;
     /// What the 4 bytes hold.
     const FORM: Form;
+    /// Which codes of A those are.
+    const ROW_CODES: RowCodes = RowCodes::U8;
     /// What it is made of, for people.
     const INSTRUCTION: &'static str;
     /// `acc + a·b` in each lane, wrapping and never saturating.

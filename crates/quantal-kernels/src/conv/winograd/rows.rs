@@ -5,7 +5,9 @@ use crate::Level;
 use crate::gemm::peak::{multiply_adds, peak};
 use crate::gemm::rows::PlainPairs;
 use crate::gemm::tile::{Dot, TileArgs, tile};
-use crate::kernel::{Exact, Form, GemmKernel};
+#[cfg(target_arch = "x86_64")]
+use crate::kernel::Form;
+use crate::kernel::{Exact, GemmKernel, RowCodes};
 use crate::simd::Simd;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::x86::Avx2;
@@ -54,7 +56,7 @@ macro_rules! winograd {
                     exact: Exact::Always,
                     instruction: <$dot as Dot>::INSTRUCTION,
                     run: 1,
-                    s8_rows: false,
+                    row_codes: RowCodes::U8,
                     tiles: &[$(rows::<$mr>),+],
                     peak: Some((registers, multiply_adds::<$dot>())),
                 },
