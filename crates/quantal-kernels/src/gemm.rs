@@ -23,6 +23,7 @@ mod tests;
 pub(crate) mod tile;
 
 pub use epilogue::{Epilogue, Residual};
+pub use peak::Feed;
 
 use crate::Threads;
 use crate::error::{KernelError, check_length};

@@ -3,6 +3,7 @@
 //! Names follow `{op}_{lhs}{rhs}{out}_{mr}x{nr}x{kr}_{isa}[_{variant}]`. A kernel that is not in [`KERNELS`] does not
 //! exist: dispatch, tests, benches and reports all read the table.
 
+use crate::gemm::peak::Feed;
 use crate::gemm::tile::TileArgs;
 use crate::{Isa, Level};
 use std::fmt;
@@ -89,19 +90,19 @@ pub struct GemmKernel {
     pub(crate) row_codes: RowCodes,
     /// `tiles[r − 1]` computes `r` runs of rows.
     pub(crate) tiles: &'static [unsafe fn(&TileArgs)],
-    /// Its instruction on registers alone, so many rounds, and how many multiply-adds a round has; `None` where nothing
-    /// measures it.
-    pub(crate) peak: Option<(unsafe fn(u64), u64)>,
+    /// Its instruction alone, fed in one of two ways, so many rounds, and how many multiply-adds a round has; `None` where
+    /// nothing measures it.
+    pub(crate) peak: Option<(unsafe fn(Feed, u64), u64)>,
 }
 
 impl GemmKernel {
-    /// Runs `rounds` rounds of the kernel's instruction on registers, a few dozen independent sums each, and gives the
+    /// Runs `rounds` rounds of the kernel's instruction alone, a few dozen independent sums each, and gives the
     /// integer operations done (two for each multiply-add): divided by the time it took, the peak of this core. `None`
     /// where the kernel has no such loop, or `isa` cannot run it.
-    pub fn peak_loop(&self, isa: Isa, rounds: u64) -> Option<u64> {
+    pub fn peak_loop(&self, isa: Isa, feed: Feed, rounds: u64) -> Option<u64> {
         let (run, multiply_adds) = self.peak.filter(|_| isa.can_run(self.level))?;
-        // SAFETY: `can_run` has just said that the CPU has the kernel's instructions; the loop touches no memory.
-        unsafe { run(rounds) };
+        // SAFETY: `can_run` has just said that the CPU has the instructions; the loop touches no memory but its own.
+        unsafe { run(feed, rounds) };
         Some(2 * rounds * multiply_adds)
     }
 }
@@ -156,9 +157,9 @@ macro_rules! kernel {
                 unsafe { tile::<$dot, MR, $nv>(args) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn peak(rounds: u64) {
+            unsafe fn peak(feed: $crate::gemm::peak::Feed, rounds: u64) {
                 // SAFETY: the features are those of `$dot`; the caller vouches for the CPU.
-                unsafe { $crate::gemm::peak::peak::<$dot>(rounds) }
+                unsafe { $crate::gemm::peak::peak::<$dot>(feed, rounds) }
             }
             pub(in crate::gemm) static ROW: GemmKernel = GemmKernel {
                 name: stringify!($name),
@@ -189,12 +190,12 @@ mod tests {
         let best = *Isa::available().last().expect("every CPU has the portable level");
         for kernel in KERNELS {
             assert_eq!(
-                kernel.peak_loop(Isa::PORTABLE, 1).is_some(),
+                kernel.peak_loop(Isa::PORTABLE, Feed::Registers, 1).is_some(),
                 kernel.level == Level::Portable,
                 "{}",
                 kernel.name
             );
-            let Some(operations) = kernel.peak_loop(best, 3) else { continue };
+            let Some(operations) = kernel.peak_loop(best, Feed::Cache, 3) else { continue };
             // A round has 4, 12 or 24 sums as wide as the kernel's registers, each of two operations for every element.
             assert_eq!(operations % (3 * 4 * 2 * kernel.form.kr() as u64), 0, "{}", kernel.name);
         }

@@ -236,7 +236,7 @@ mod x86 {
     ///
     /// # Safety
     /// The CPU has AMX, and the process the permission to use it.
-    pub(super) unsafe fn peak(rounds: u64) {
+    pub(super) unsafe fn peak(_: super::super::peak::Feed, rounds: u64) {
         // SAFETY: the caller's promise; no memory is touched.
         unsafe {
             let _configured = super::Configured::load();

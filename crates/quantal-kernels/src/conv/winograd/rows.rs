@@ -2,7 +2,7 @@
 
 use super::transform::{InputArgs, OutputArgs, input, output};
 use crate::Level;
-use crate::gemm::peak::{multiply_adds, peak};
+use crate::gemm::peak::{Feed, multiply_adds, peak};
 use crate::gemm::rows::PlainPairs;
 use crate::gemm::tile::{Dot, TileArgs, tile};
 #[cfg(target_arch = "x86_64")]
@@ -41,9 +41,9 @@ macro_rules! winograd {
                 unsafe { output::<<$dot as Dot>::Lanes>(args) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn registers(rounds: u64) {
+            unsafe fn registers(feed: Feed, rounds: u64) {
                 // SAFETY: the features are those of `$dot`; the caller vouches for the CPU.
-                unsafe { peak::<$dot>(rounds) }
+                unsafe { peak::<$dot>(feed, rounds) }
             }
             pub(super) static ROW: WinogradKernel = WinogradKernel {
                 product: GemmKernel {
