@@ -1,6 +1,7 @@
 //! The command line, as typed.
 
 use clap::{Parser, Subcommand};
+use quantal::bench::Problem;
 use std::path::PathBuf;
 
 /// INT8 quantization of ONNX models that truly run in INT8
@@ -108,7 +109,10 @@ pub(crate) struct EvalArgs {
 }
 
 #[derive(clap::Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, disable_help_subcommand = true)]
 pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    pub(crate) what: Option<BenchWhat>,
     /// The models
     #[arg(required = true, num_args = 1..)]
     pub(crate) models: Vec<PathBuf>,
@@ -118,8 +122,33 @@ pub(crate) struct BenchArgs {
     /// Seconds for each model
     #[arg(long, default_value_t = 3.0, value_parser = seconds)]
     pub(crate) seconds: f64,
+    /// Show where the time goes, node by node
+    #[arg(long)]
+    pub(crate) profile: bool,
+    /// Profile, and write one run as a trace for Perfetto or chrome://tracing
+    #[arg(long, value_name = "JSON")]
+    pub(crate) trace: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) threads: Threads,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum BenchWhat {
+    /// Time every integer kernel at a shape, beside the peak of this CPU
+    Kernels(KernelsArgs),
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct KernelsArgs {
+    /// MxNxK, conv:HxWxC:OUT:KERNEL:STRIDE or dw:HxWxC:KERNEL:STRIDE [default: some of real networks]
+    #[arg(value_name = "SHAPE", value_parser = Problem::parse)]
+    pub(crate) shapes: Vec<Problem>,
+    /// Fail if dispatch picks a kernel more than 10 % slower than the best [default shapes: all of six networks]
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Threads
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: u16,
 }
 
 #[derive(clap::Args, Debug)]

@@ -1,7 +1,7 @@
 //! From what was typed to what is done: one function a verb.
 
 use crate::args::{
-    Args, BenchArgs, CompareArgs, DataArgs, EvalArgs, InspectArgs, QuantizeArgs, QuickstartArgs, RunArgs, Threads, Verb,
+    Args, CompareArgs, DataArgs, EvalArgs, InspectArgs, QuantizeArgs, QuickstartArgs, RunArgs, Threads, Verb,
 };
 use crate::{limits, printer};
 use quantal::data::{DataSpec, Dataset, Preprocess, feeds_from_arrays, npz, shown};
@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 mod bar;
+mod bench;
 mod paths;
 mod text;
 
@@ -23,7 +24,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         Verb::Quickstart(a) => quickstart(a, args.json),
         Verb::Run(a) => run_model(a),
         Verb::Eval(a) => eval(a, args.json),
-        Verb::Bench(a) => bench(a, args.json),
+        Verb::Bench(a) => bench::bench(a, args.json),
         Verb::Inspect(a) => inspect(a, args.json),
     };
     match result {
@@ -77,16 +78,6 @@ fn eval(a: &EvalArgs, as_json: bool) -> Result<String, Error> {
     let mut session = model.session(Mode::Integer, engine(&a.threads)?)?;
     let result = quantal::evaluate(&mut session, &data, &mut bar::Bar::default())?;
     Ok(if as_json { json(&result) } else { text::evaluation(&result) })
-}
-
-fn bench(a: &BenchArgs, as_json: bool) -> Result<String, Error> {
-    let engine = engine(&a.threads)?;
-    let models = a.models.iter().map(|p| Model::open(p)).collect::<Result<Vec<_>, _>>()?;
-    let options = quantal::bench::BenchOptions { batch: a.batch as usize, free: 128, seconds: a.seconds };
-    let rows = quantal::bench::bench(&models, engine, options)?;
-    let report =
-        text::Bench { cpu: limits::cpu_name(), isa: engine.isa.to_string(), threads: engine.threads, results: rows };
-    Ok(if as_json { json(&report) } else { text::bench(&report) })
 }
 
 fn inspect(a: &InspectArgs, as_json: bool) -> Result<String, Error> {

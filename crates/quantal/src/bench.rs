@@ -1,4 +1,13 @@
-//! `quantal bench`: how long one inference takes, models in turns.
+//! `quantal bench`: how long one inference takes, models in turns; where its time goes; and how fast kernels are.
+
+pub mod kernels;
+mod layers;
+mod peak;
+mod problem;
+pub mod profile;
+
+pub use peak::PeakRow;
+pub use problem::{Problem, ShapeError};
 
 use crate::engine::Engine;
 use crate::error::Error;
@@ -139,6 +148,19 @@ fn process_cpu_time() -> Duration {
 #[cfg(not(unix))]
 fn process_cpu_time() -> Duration {
     Duration::ZERO
+}
+
+/// CPU time that this thread has used, where the system tells it.
+#[cfg(unix)]
+#[expect(clippy::unnecessary_wraps, reason = "other systems do not tell")]
+fn thread_cpu_time() -> Option<Duration> {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Some(Duration::new(t.tv_sec as u64, t.tv_nsec as u32))
+}
+
+#[cfg(not(unix))]
+fn thread_cpu_time() -> Option<Duration> {
+    None
 }
 
 fn spread(times: impl Iterator<Item = Duration>) -> Spread {

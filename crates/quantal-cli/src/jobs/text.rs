@@ -1,6 +1,5 @@
 //! Results as people read them.
 
-use quantal::bench::BenchRow;
 use quantal::{Comparison, Coverage, Engine, Evaluation, Inspection, Quickstart, Report, Status};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -15,34 +14,6 @@ pub(super) fn evaluation(e: &Evaluation) -> String {
         100.0 * e.top5,
         e.count
     )
-}
-
-/// Times and where they were taken.
-#[derive(Serialize)]
-pub(super) struct Bench {
-    pub(super) cpu: String,
-    pub(super) isa: String,
-    pub(super) threads: usize,
-    pub(super) results: Vec<BenchRow>,
-}
-
-pub(super) fn bench(b: &Bench) -> String {
-    let mut text = format!("{}, {}, {} thread{}\n", b.cpu, b.isa, b.threads, if b.threads == 1 { "" } else { "s" });
-    let width = b.results.iter().map(|r| r.model.chars().count()).max().unwrap_or(0).max(5);
-    let _ = writeln!(text, "{:width$}  wall ms: min  median     p90   cpu ms: min   runs", "model");
-    for r in &b.results {
-        let (w, c) = (r.wall_ms, r.cpu_ms);
-        let row = (w.min, w.median, w.p90, c.min, r.runs);
-        let _ =
-            writeln!(text, "{:width$}  {:12.3} {:7.3} {:7.3} {:13.3} {:6}", r.model, row.0, row.1, row.2, row.3, row.4);
-    }
-    if let [first, rest @ ..] = b.results.as_slice() {
-        for r in rest {
-            let ratio = first.wall_ms.median / r.wall_ms.median;
-            let _ = writeln!(text, "{} is {ratio:.2} times as fast as {} (median wall time)", r.model, first.model);
-        }
-    }
-    text
 }
 
 pub(super) fn inspection(i: &Inspection, coverage: Option<&Coverage>) -> String {
