@@ -13,7 +13,7 @@ use crate::conv::{check_size, check_window};
 use crate::eltwise::OutCodes;
 use crate::error::{KernelError, check_length};
 use crate::gemm::epilogue::{clamp_ends, store_tail};
-use crate::simd::{Simd, isa_fn};
+use crate::simd::{Bytes, Simd, isa_fn};
 use crate::{ConvGeometry, Isa, Threads};
 
 /// The most codes whose sum surely fits an i32.
@@ -286,10 +286,81 @@ fn sum_piece(isa: Isa, x: &[u8], signed: bool, [reduced, inner]: [usize; 2], fro
             if signed { x.iter().map(|&q| i32::from(q as i8)).sum() } else { x.iter().map(|&q| i32::from(q)).sum() };
         return;
     }
-    sums.fill(0);
-    for row in x.chunks_exact(inner) {
-        // SAFETY: the slice holds `sums.len()` codes.
-        unsafe { add_codes(isa, sums.as_mut_ptr(), row[column..][..sums.len()].as_ptr(), sums.len(), signed) }
+    let n = sums.len();
+    // Rows that are narrower than a register are taken several at a time, and their sums added.
+    if inner < WIDEST && WIDEST.is_multiple_of(inner) && reduced * inner >= 4 * WIDEST {
+        let (whole, mut wide) = (x.len() / WIDEST, [0; WIDEST]);
+        // SAFETY: `x` holds `whole` rows of `WIDEST` codes.
+        unsafe { add_columns(isa, x.as_ptr(), whole, WIDEST, WIDEST, signed, wide.as_mut_ptr()) }
+        for (j, sum) in sums.iter_mut().enumerate() {
+            let rest = x[whole * WIDEST..].iter().skip(j).step_by(inner);
+            let rest = rest.map(|&q| if signed { i32::from(q as i8) } else { i32::from(q) });
+            *sum = wide.iter().skip(j).step_by(inner).copied().chain(rest).sum();
+        }
+    } else if n >= WIDEST {
+        // SAFETY: `x` holds `reduced` rows of `inner` codes, of which `n` from `column` on are summed.
+        unsafe { add_columns(isa, x[column..].as_ptr(), reduced, inner, n, signed, sums.as_mut_ptr()) }
+    } else {
+        sums.fill(0);
+        for row in x.chunks_exact(inner) {
+            // SAFETY: the slice holds `sums.len()` codes.
+            unsafe { add_codes(isa, sums.as_mut_ptr(), row[column..][..n].as_ptr(), n, signed) }
+        }
+    }
+}
+
+/// Bytes in the widest register.
+const WIDEST: usize = 64;
+
+isa_fn! {
+    /// `sums[j] = Σ x[r·ld + j]` over `rows` rows, for `cols` columns.
+    ///
+    /// # Safety
+    /// `x` is valid for the rows and `sums` for `cols` elements, at least [`WIDEST`].
+    unsafe fn add_columns(x: *const u8, rows: usize, ld: usize, cols: usize, signed: bool, sums: *mut i32) = add_columns_body
+}
+
+/// A register of columns at a time, in 16 bits for as long as they hold the sum.
+///
+/// # Safety
+/// As [`add_columns`] and [`Simd`].
+#[inline(always)]
+unsafe fn add_columns_body<S: Bytes>(x: *const u8, rows: usize, ld: usize, cols: usize, signed: bool, sums: *mut i32) {
+    /// 257 · 255 is the largest sum that fits.
+    const MOST: usize = 256;
+    let size = 4 * S::LANES;
+    let mut next = 0;
+    while next < cols {
+        // The last register overlaps the one before.
+        let col = next.min(cols - size);
+        next += size;
+        let mut totals = [[0; 16]; 4];
+        // SAFETY: the caller's promise; each register lies in its row, and `totals` holds whole registers.
+        unsafe {
+            let (zero, flip) = (S::splat(0), S::splat8(if signed { 0x80 } else { 0 }));
+            let mut total = [zero; 4];
+            for first in (0..rows).step_by(MOST) {
+                let (mut low, mut high) = (zero, zero);
+                for r in first..rows.min(first + MOST) {
+                    let (a, b) = S::unpack8(S::xor(S::load(x.add(r * ld + col).cast()), flip), zero);
+                    // Two sums of 16 bits in each lane, neither of which carries.
+                    (low, high) = (S::add(low, a), S::add(high, b));
+                }
+                let ((a, b), (c, d)) = (S::unpack16(low, zero), S::unpack16(high, zero));
+                total = [S::add(total[0], a), S::add(total[1], b), S::add(total[2], c), S::add(total[3], d)];
+            }
+            S::store(totals[0].as_mut_ptr(), total[0]);
+            S::store(totals[1].as_mut_ptr(), total[1]);
+            S::store(totals[2].as_mut_ptr(), total[2]);
+            S::store(totals[3].as_mut_ptr(), total[3]);
+            let offset = if signed { -128 * rows as i32 } else { 0 };
+            for (v, total) in totals.iter().enumerate() {
+                for (i, &sum) in total[..S::LANES].iter().enumerate() {
+                    // The order in which unpacking leaves the columns.
+                    *sums.add(col + 16 * (i / 4) + 4 * v + i % 4) = sum + offset;
+                }
+            }
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 use super::tile::{LineArgs, RunArgs, interleave, run};
 use crate::Level;
 use crate::gemm::rows::PlainPairs;
+#[cfg(target_arch = "aarch64")]
+use crate::gemm::rows::aarch64::Smull;
 #[cfg(target_arch = "x86_64")]
 use crate::gemm::rows::x86::{Dpbusd256, Dpbusd512, Maddwd};
 use crate::gemm::tile::Dot;
@@ -85,6 +87,9 @@ dwkernel!(AVXVNNI, dwconv_u8s8u8_32x4_avxvnni, Dpbusd256, 4, AvxVnni, feature "a
 #[cfg(target_arch = "x86_64")]
 dwkernel!(AVX512VNNI, dwconv_u8s8u8_64x4_avx512vnni, Dpbusd512, 4, Avx512Vnni, feature "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni");
 
+#[cfg(target_arch = "aarch64")]
+dwkernel!(NEON, dwconv_u8s8u8_16x2_neon, Smull, 2, Neon, feature "neon");
+
 /// Every row, best first.
 pub(crate) static ROWS: &[&DwKernel] = &[
     #[cfg(target_arch = "x86_64")]
@@ -93,6 +98,8 @@ pub(crate) static ROWS: &[&DwKernel] = &[
     &AVXVNNI,
     #[cfg(target_arch = "x86_64")]
     &AVX2,
+    #[cfg(target_arch = "aarch64")]
+    &NEON,
     &PORTABLE,
 ];
 

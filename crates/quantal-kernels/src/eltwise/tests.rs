@@ -66,3 +66,46 @@ fn the_second_operand_may_be_one_code_a_row_or_a_row_for_each_image() {
     let y = Operand { codes: &[0; 8], signed: false, zero_point: 0 };
     assert!(add(Isa::PORTABLE, x, 1.0, y, 1.0, 4, Y, &mut [0; 12], &Threads::new(1)).is_err());
 }
+
+#[test]
+fn rows_of_whole_registers_equal_the_arithmetic() {
+    let mut seeded = Seeded::new(11);
+    for (cols, pixels) in [(8, 40), (16, 61), (32, 33), (64, 9), (65, 7), (96, 5), (144, 300), (48, 4)] {
+        for (a_signed, b_signed, y) in [
+            (false, false, OutCodes { zero_point: 0, qmin: 0, qmax: 255 }),
+            (true, false, OutCodes { zero_point: 127, qmin: -128, qmax: 127 }),
+            (false, true, OutCodes { zero_point: 255, qmin: 3, qmax: 250 }),
+            (true, true, OutCodes { zero_point: -128, qmin: -127, qmax: 127 }),
+        ] {
+            let (z_a, z_b) = (if a_signed { -128 } else { 255 }, if b_signed { 1 } else { 128 });
+            for b_rows in [1, 2, 2 * pixels] {
+                let n = 2 * pixels * cols;
+                let (a, b) = (seeded.bytes(n), seeded.bytes(b_rows * cols));
+                let pair = |i: usize| {
+                    let at = i / cols / (2 * pixels / b_rows) * cols + i % cols;
+                    (code(a[i], a_signed) - z_a, code(b[at], b_signed) - z_b)
+                };
+                let sums: Vec<u8> = (0..n)
+                    .map(|i| arith::add(pair(i).0, 0.31, pair(i).1, -0.7, y.zero_point, y.qmin, y.qmax) as u8)
+                    .collect();
+                let products: Vec<u8> = (0..n)
+                    .map(|i| arith::requantize(pair(i).0 * pair(i).1, 0.004, y.zero_point, y.qmin, y.qmax) as u8)
+                    .collect();
+                let check = |isa: Isa, threads: usize| {
+                    let threads = &Threads::new(threads);
+                    let mut out = vec![0; n];
+                    let x = Operand { codes: &a, signed: a_signed, zero_point: z_a };
+                    let w = Operand { codes: &b, signed: b_signed, zero_point: z_b };
+                    add(isa, x, 0.31, w, -0.7, cols, y, &mut out, threads).unwrap();
+                    assert!(out == sums, "{isa}: {pixels} sums of {cols} by {b_rows} rows");
+                    mul(isa, x, w, 0.004, cols, y, &mut out, threads).unwrap();
+                    assert!(out == products, "{isa}: {pixels} products of {cols} by {b_rows} rows");
+                };
+                on_every_width(|isa| check(isa, 1));
+                for isa in Isa::available() {
+                    check(isa, 3);
+                }
+            }
+        }
+    }
+}

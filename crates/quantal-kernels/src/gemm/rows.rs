@@ -87,7 +87,7 @@ pub(crate) mod x86 {
 use x86::{Dpbusd256, Dpbusd512, Maddubs, Maddwd};
 
 #[cfg(target_arch = "aarch64")]
-mod aarch64 {
+pub(crate) mod aarch64 {
     use std::arch::aarch64::{
         int32x4_t, vaddq_s32, vget_low_s16, vmull_high_s16, vmull_s16, vpaddq_s32, vreinterpretq_s16_s32,
     };
@@ -96,7 +96,7 @@ mod aarch64 {
     use super::{Dot, Form, Neon, RowCodes};
 
     /// `smull`: exact for all operands.
-    pub(super) struct Smull;
+    pub(crate) struct Smull;
 
     impl Dot for Smull {
         type Lanes = Neon;

@@ -92,3 +92,29 @@ fn means_and_sums_equal_their_definition() {
         }
     }
 }
+
+#[test]
+fn sums_of_many_rows_do_not_carry_into_their_neighbours() {
+    for inner in [8, 32, 64, 65, 96, 144, 320] {
+        for reduced in [1, 2, 64, 257, 1000] {
+            for byte in [255, 128, 3] {
+                let mut x = Seeded::new(inner as u64).bytes(2 * reduced * inner);
+                // Every third column is of one code, the extremes among them.
+                for (i, x) in x.iter_mut().enumerate() {
+                    *x = if i % inner % 3 == 0 { byte } else { *x };
+                }
+                for signed in [false, true] {
+                    let mut want = vec![0; 2 * inner];
+                    for (i, &x) in x.iter().enumerate() {
+                        want[i / (reduced * inner) * inner + i % inner] += code(x, signed) - 5;
+                    }
+                    on_every_width(|isa| {
+                        let mut out = vec![0; 2 * inner];
+                        sum(isa, &x, signed, 5, [2, reduced, inner], &mut out, &Threads::new(2)).unwrap();
+                        assert_eq!(out, want, "{isa}: {reduced} rows of {inner}");
+                    });
+                }
+            }
+        }
+    }
+}

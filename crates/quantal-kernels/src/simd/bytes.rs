@@ -23,6 +23,7 @@ pub(crate) struct Ends<I> {
 pub(crate) trait Bytes: Simd {
     unsafe fn splat8(v: u8) -> Self::I;
     unsafe fn splat16(v: i16) -> Self::I;
+    unsafe fn xor(a: Self::I, b: Self::I) -> Self::I;
     /// The bytes of `a` and `b` in turns: of the low and of the high half of each 128-bit lane.
     unsafe fn unpack8(a: Self::I, b: Self::I) -> (Self::I, Self::I);
     /// The same of 16-bit elements.
@@ -63,6 +64,10 @@ impl<const L: usize> Bytes for Lanes<L> {
     unsafe fn splat16(v: i16) -> [i32; L] {
         let [a, b] = v.to_le_bytes();
         [i32::from_le_bytes([a, b, a, b]); L]
+    }
+    #[inline(always)]
+    unsafe fn xor(a: [i32; L], b: [i32; L]) -> [i32; L] {
+        std::array::from_fn(|i| a[i] ^ b[i])
     }
     #[inline(always)]
     unsafe fn unpack8(a: [i32; L], b: [i32; L]) -> ([i32; L], [i32; L]) {
@@ -117,6 +122,11 @@ mod x86 {
                 unsafe fn splat16(v: i16) -> $i {
                     // SAFETY: the trait's contract gives the features.
                     unsafe { $set16(v) }
+                }
+                #[inline(always)]
+                unsafe fn xor(a: $i, b: $i) -> $i {
+                    // SAFETY: the trait's contract gives the features.
+                    unsafe { $xor(a, b) }
                 }
                 #[inline(always)]
                 unsafe fn unpack8(a: $i, b: $i) -> ($i, $i) {
@@ -179,4 +189,69 @@ mod x86 {
             _mm512_xor_si512
         ]
     );
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use std::arch::aarch64::{
+        float32x4_t, int32x4_t, uint8x16_t, vcombine_s16, vcombine_u8, vcvtnq_s32_f32, vdupq_n_s16, vdupq_n_u8,
+        veorq_s32, veorq_u8, vmaxq_u8, vminq_u8, vqaddq_s16, vqmovn_s32, vqmovun_s16, vreinterpretq_s16_s32,
+        vreinterpretq_s32_s16, vreinterpretq_s32_u8, vreinterpretq_u8_s32, vzip1q_s16, vzip1q_u8, vzip2q_s16,
+        vzip2q_u8,
+    };
+
+    use super::super::neon::Neon;
+    use super::{Bytes, Ends};
+
+    impl Bytes for Neon {
+        #[inline(always)]
+        unsafe fn splat8(v: u8) -> int32x4_t {
+            // SAFETY: every aarch64 CPU has NEON.
+            unsafe { vreinterpretq_s32_u8(vdupq_n_u8(v)) }
+        }
+        #[inline(always)]
+        unsafe fn splat16(v: i16) -> int32x4_t {
+            // SAFETY: every aarch64 CPU has NEON.
+            unsafe { vreinterpretq_s32_s16(vdupq_n_s16(v)) }
+        }
+        #[inline(always)]
+        unsafe fn xor(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+            // SAFETY: every aarch64 CPU has NEON.
+            unsafe { veorq_s32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn unpack8(a: int32x4_t, b: int32x4_t) -> (int32x4_t, int32x4_t) {
+            // SAFETY: every aarch64 CPU has NEON.
+            unsafe {
+                let (a, b) = (vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b));
+                (vreinterpretq_s32_u8(vzip1q_u8(a, b)), vreinterpretq_s32_u8(vzip2q_u8(a, b)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn unpack16(a: int32x4_t, b: int32x4_t) -> (int32x4_t, int32x4_t) {
+            // SAFETY: every aarch64 CPU has NEON.
+            unsafe {
+                let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
+                (vreinterpretq_s32_s16(vzip1q_s16(a, b)), vreinterpretq_s32_s16(vzip2q_s16(a, b)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn round(v: float32x4_t) -> int32x4_t {
+            // SAFETY: every aarch64 CPU has NEON.
+            unsafe { vcvtnq_s32_f32(v) }
+        }
+        #[inline(always)]
+        unsafe fn narrow(v: [int32x4_t; 4], ends: &Ends<int32x4_t>) -> int32x4_t {
+            // SAFETY: every aarch64 CPU has NEON.
+            unsafe {
+                let zero_point = vreinterpretq_s16_s32(ends.zero_point);
+                let first = vqaddq_s16(vcombine_s16(vqmovn_s32(v[0]), vqmovn_s32(v[1])), zero_point);
+                let second = vqaddq_s16(vcombine_s16(vqmovn_s32(v[2]), vqmovn_s32(v[3])), zero_point);
+                let codes: uint8x16_t = vcombine_u8(vqmovun_s16(first), vqmovun_s16(second));
+                let codes = vmaxq_u8(codes, vreinterpretq_u8_s32(ends.low));
+                let codes = vminq_u8(codes, vreinterpretq_u8_s32(ends.high));
+                vreinterpretq_s32_u8(veorq_u8(codes, vreinterpretq_u8_s32(ends.flip)))
+            }
+        }
+    }
 }
