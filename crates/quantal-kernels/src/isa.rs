@@ -17,7 +17,7 @@ pub enum Level {
     AvxVnni,
     /// AVX-512 F, BW, VL and VNNI: `vpdpbusd` on 512-bit registers.
     Avx512Vnni,
-    /// AVX-512 VNNI, and the tiles of AMX-INT8 for matrix products.
+    /// AVX-512 VNNI and VBMI, and the tiles of AMX-INT8 for matrix products.
     Amx,
     /// NEON, which every aarch64 CPU has.
     Neon,
@@ -58,7 +58,9 @@ impl Level {
                     && std::is_x86_feature_detected!("avx512vnni")
             }
             #[cfg(target_arch = "x86_64")]
-            Self::Amx => Self::Avx512Vnni.supported() && amx::available(),
+            Self::Amx => {
+                Self::Avx512Vnni.supported() && std::is_x86_feature_detected!("avx512vbmi") && amx::available()
+            }
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni | Self::Amx => false,
             #[cfg(target_arch = "aarch64")]

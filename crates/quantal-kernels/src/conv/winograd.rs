@@ -28,6 +28,8 @@ use transform::{IN, InputArgs, MOST_SUM, OUT, OutputArgs, POSITIONS};
 
 /// Most bytes of transformed input in a task: they are to stay in L2 beside the weights that stream by.
 const BLOCK_BYTES: usize = 384 << 10;
+/// What products start from.
+const ZEROS: &[i32] = &[0; MAX_COLUMNS];
 /// Offsets of a row whose elements all lie together.
 const ONE_SPAN: &[usize] = &[0];
 /// No kernel has more columns than this.
@@ -255,6 +257,7 @@ fn run_block(job: &Job, tiles: Range<usize>, panels: Range<usize>) {
                         spans: 1,
                         groups: matrix / (4 * nr),
                         panel: panel.as_ptr(),
+                        init: ZEROS.as_ptr(),
                         sums: products.wrapping_add((i * count + from) * nr),
                         cols: nr,
                         signed: false,
@@ -286,6 +289,7 @@ fn run_block(job: &Job, tiles: Range<usize>, panels: Range<usize>) {
                     cols,
                     first,
                     columns: &columns,
+                    summed: false,
                     pixels: pixels.as_ptr(),
                     row_terms: terms.get(t).map_or(std::ptr::null(), |terms| terms.as_ptr()),
                 };

@@ -129,6 +129,7 @@ impl Image<'_> {
                         cols,
                         first,
                         columns: &columns,
+                        summed: false,
                         pixels: pixels.as_ptr(),
                         row_terms: std::ptr::null(),
                     };

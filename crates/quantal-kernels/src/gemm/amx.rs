@@ -100,15 +100,14 @@ impl Drop for Configured {
 mod x86 {
     use super::{NR, ROW_BYTES, ROWS, TileArgs, asm};
 
-    /// All of K for a tile whose second run of rows starts at `$second`: `$step` is one step of the loop, `$store` what
-    /// is stored after it. Tile registers 0 to 3 are accumulators, 4 and 5 hold A, 6 and 7 B.
+    /// All of K for a tile whose second run of rows starts at `$second`: `$init` loads the accumulators, `$step` is one
+    /// step of the loop, and `$store` what is stored after it. Tile registers 0 to 3 are accumulators, 4 and 5 hold A, 6 and 7 B.
     macro_rules! product {
-        ($args:expr, $second:expr, step [$($step:expr,)*], store [$($store:expr,)*]) => {
+        ($args:expr, $second:expr, init [$($init:expr,)*], step [$($step:expr,)*], store [$($store:expr,)*]) => {
             asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
+                // With a stride of 0 each row starts from the same.
+                "xor {left:e}, {left:e}",
+                $($init,)*
                 "test {spans}, {spans}",
                 "jz 4f",
                 "2:",
@@ -136,6 +135,7 @@ mod x86 {
                 steps = in(reg) $args.groups * 4 / ROW_BYTES,
                 b = inout(reg) $args.panel => _,
                 pitch = in(reg) 4 * NR,
+                init = in(reg) $args.init,
                 sums = in(reg) $args.sums,
                 a0 = out(reg) _,
                 a1 = out(reg) _,
@@ -158,7 +158,9 @@ mod x86 {
                 pub(super) unsafe fn rows16_columns16(args: &TileArgs) {
                     // SAFETY: the caller's promise; 16 rows of A, 16 columns of B and of the sums are touched.
                     unsafe {
-                        product!(args, *args.starts, step [
+                        product!(args, *args.starts, init [
+                            "tileloadd tmm0, [{init} + {left}]",
+                        ], step [
                             "tileloadd tmm6, [{b} + {pitch}]",
                             "tileloadd tmm4, [{a0} + {stride}]",
                             concat!($dot, " tmm0, tmm4, tmm6"),
@@ -173,7 +175,10 @@ mod x86 {
                 pub(super) unsafe fn rows16_columns32(args: &TileArgs) {
                     // SAFETY: the caller's promise; 16 rows of A, 32 columns of B and of the sums are touched.
                     unsafe {
-                        product!(args, *args.starts, step [
+                        product!(args, *args.starts, init [
+                            "tileloadd tmm0, [{init} + {left}]",
+                            "tileloadd tmm1, [{init} + {left} + 64]",
+                        ], step [
                             "tileloadd tmm6, [{b} + {pitch}]",
                             "tileloadd tmm4, [{a0} + {stride}]",
                             "tileloadd tmm7, [{b} + {pitch} + 64]",
@@ -191,7 +196,10 @@ mod x86 {
                 pub(super) unsafe fn rows32_columns16(args: &TileArgs) {
                     // SAFETY: the caller's promise; 32 rows of A, 16 columns of B and of the sums are touched.
                     unsafe {
-                        product!(args, *args.starts.add(1), step [
+                        product!(args, *args.starts.add(1), init [
+                            "tileloadd tmm0, [{init} + {left}]",
+                            "tileloadd tmm2, [{init} + {left}]",
+                        ], step [
                             "tileloadd tmm6, [{b} + {pitch}]",
                             "tileloadd tmm4, [{a0} + {stride}]",
                             "tileloadd tmm5, [{a1} + {stride}]",
@@ -209,7 +217,12 @@ mod x86 {
                 pub(super) unsafe fn rows32_columns32(args: &TileArgs) {
                     // SAFETY: the caller's promise; 32 rows of A, 32 columns of B and of the sums are touched.
                     unsafe {
-                        product!(args, *args.starts.add(1), step [
+                        product!(args, *args.starts.add(1), init [
+                            "tileloadd tmm0, [{init} + {left}]",
+                            "tileloadd tmm1, [{init} + {left} + 64]",
+                            "tileloadd tmm2, [{init} + {left}]",
+                            "tileloadd tmm3, [{init} + {left} + 64]",
+                        ], step [
                             "tileloadd tmm6, [{b} + {pitch}]",
                             "tileloadd tmm4, [{a0} + {stride}]",
                             "tileloadd tmm7, [{b} + {pitch} + 64]",
@@ -305,7 +318,7 @@ mod twin {
             for r in 0..RUNS * ROWS {
                 let row = (*args.starts.add(r / ROWS)).add(r % ROWS * args.stride);
                 for j in 0..args.cols {
-                    let mut sum = 0_i32;
+                    let mut sum = *args.init.add(j);
                     for span in 0..args.spans {
                         let codes = std::slice::from_raw_parts(row.add(*args.offsets.add(span)), bytes);
                         for (i, &code) in codes.iter().enumerate() {

@@ -179,6 +179,7 @@ fn sweep(job: &Job, laid: &Laid, panels: Range<usize>) {
                 spans: job.b.spans(),
                 groups: job.b.span_groups(),
                 panel: job.b.panel(p).as_ptr(),
+                init: columns.add.as_ptr(),
                 sums: sums.0.as_mut_ptr(),
                 cols,
                 signed: job.signed,
@@ -192,6 +193,7 @@ fn sweep(job: &Job, laid: &Laid, panels: Range<usize>) {
                 cols,
                 first: job.first + first,
                 columns: &columns,
+                summed: true,
                 pixels: laid.pixels[rows].as_ptr(),
                 row_terms: terms,
             };

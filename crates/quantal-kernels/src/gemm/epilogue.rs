@@ -1,5 +1,9 @@
 //! What becomes of an accumulator: a code, a float or itself.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use crate::Isa;
 use crate::error::{KernelError, check_length};
 use crate::kernel::MAX_NR;
 use crate::simd::{Simd, isa_fn, load_code};
@@ -193,7 +197,8 @@ impl RawEpilogue {
 /// What the columns of one panel add and multiply by, padded so that whole registers may be read.
 #[repr(align(64))]
 pub(crate) struct Columns {
-    add: [i32; MAX_NR],
+    /// What each sum has added: tiles may start from it.
+    pub(crate) add: [i32; MAX_NR],
     multiplier: [f32; MAX_NR],
     bias_f32: [f32; MAX_NR],
     /// −z_b of each column; read only where rows have terms.
@@ -246,6 +251,8 @@ pub(crate) struct Block<'a> {
     /// Column of the output that the tile starts at.
     pub(crate) first: usize,
     pub(crate) columns: &'a Columns,
+    /// Whether the accumulators hold what the columns add.
+    pub(crate) summed: bool,
     /// Row of the output for each row of the tile, or [`NO_ROW`].
     pub(crate) pixels: *const usize,
     /// For each row the factor of the columns' `−z_b`, or null.
@@ -253,12 +260,27 @@ pub(crate) struct Block<'a> {
 }
 
 isa_fn! {
-    /// Ends the sums of one tile.
+    /// The end for every instruction set.
     ///
     /// # Safety
-    /// `block`'s pointers hold what its fields say, and the rows and columns that it names lie inside those that
-    /// `epilogue` was checked for.
-    pub(crate) unsafe fn finish(block: &Block, epilogue: &RawEpilogue) = finish_body
+    /// As [`finish`].
+    unsafe fn finish_any(block: &Block, epilogue: &RawEpilogue) = finish_body
+}
+
+/// Ends the sums of one tile.
+///
+/// # Safety
+/// `block`'s pointers hold what its fields say, and the rows and columns that it names lie inside those that `epilogue`
+/// was checked for.
+pub(crate) unsafe fn finish(isa: Isa, block: &Block, epilogue: &RawEpilogue) {
+    // SAFETY: handed on; an `Isa` is of this CPU.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        if avx512::finish(isa, block, epilogue) {
+            return;
+        }
+        finish_any(isa, block, epilogue);
+    }
 }
 
 /// # Safety
@@ -413,7 +435,10 @@ unsafe fn total<S: Simd, const TERMS: bool>(block: &Block, r: usize, col: usize)
     // SAFETY: the caller's promise.
     unsafe {
         let columns = block.columns;
-        let sum = S::add(S::load(block.sums.add(r * block.ld + col)), S::load(columns.add.as_ptr().add(col)));
+        let mut sum = S::load(block.sums.add(r * block.ld + col));
+        if !block.summed {
+            sum = S::add(sum, S::load(columns.add.as_ptr().add(col)));
+        }
         if !TERMS {
             return sum;
         }

@@ -10,7 +10,7 @@ use crate::simd::Simd;
 /// `starts` holds a pointer for each run; row `i` of a run starts `i·stride` bytes after it. What a row is multiplied
 /// by lies in `spans` pieces of `4·groups` bytes in the kernel's [`Form`], each `offsets[s]` bytes after the row's
 /// start. `panel` points to `spans·groups` times `nr` times 4 bytes; `sums` takes a row of `nr` accumulators for each
-/// row, of which the first `cols` matter.
+/// row, of which the first `cols` matter. Each starts from its column's `init`.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "some fields are for AMX alone"))]
 pub(crate) struct TileArgs {
     pub(crate) starts: *const *const u8,
@@ -19,6 +19,7 @@ pub(crate) struct TileArgs {
     pub(crate) spans: usize,
     pub(crate) groups: usize,
     pub(crate) panel: *const u8,
+    pub(crate) init: *const i32,
     pub(crate) sums: *mut i32,
     pub(crate) cols: usize,
     /// Whether the rows are s8; only where the kernel takes them.
@@ -57,7 +58,11 @@ pub(crate) unsafe fn tile<D: Dot, const MR: usize, const NV: usize>(args: &TileA
     unsafe {
         let rows = args.starts.cast::<[*const u8; MR]>().read();
         let mut panel = args.panel;
-        let mut acc = [[D::Lanes::splat(0); NV]; MR];
+        let mut init = [D::Lanes::splat(0); NV];
+        for (v, init) in init.iter_mut().enumerate() {
+            *init = D::Lanes::load(args.init.add(lanes * v));
+        }
+        let mut acc = [init; MR];
         for span in 0..args.spans {
             let mut at = *args.offsets.add(span);
             let end = at + 4 * args.groups;
