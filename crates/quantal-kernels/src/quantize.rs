@@ -11,6 +11,7 @@ use crate::error::{KernelError, check_length};
 use crate::gemm::epilogue::{clamp_ends, store_tail};
 use crate::pooling::{Round, round_sums};
 use crate::simd::{Simd, isa_fn, load_code};
+use crate::transpose::{MAX_PLANES, interleave};
 use crate::{Isa, Threads};
 
 /// Elements in one task.
@@ -36,6 +37,54 @@ pub fn quantize(
         // SAFETY: `x` and `out` both hold `n` elements.
         unsafe { quantize_span(isa, &args) }
     });
+    Ok(())
+}
+
+/// Most channels that [`quantize_interleaved`] takes.
+pub const MAX_INTERLEAVED: usize = MAX_PLANES;
+/// Pixels in one task of [`quantize_interleaved`].
+const PIXELS: usize = 1 << 10;
+
+/// Quantizes images `[batch, channels, pixels]` to 8-bit codes of one scale that lie `[batch, pixels, channels]`:
+/// equation (1), and the move to channels-last with it.
+///
+/// # Errors
+/// As [`quantize`], or if there are more than [`MAX_INTERLEAVED`] channels.
+pub fn quantize_interleaved(
+    isa: Isa,
+    x: &[f32],
+    [batch, channels, pixels]: [usize; 3],
+    scale: f32,
+    y: OutCodes,
+    out: &mut [u8],
+    threads: &Threads,
+) -> Result<(), KernelError> {
+    let (lo, hi) = clamp_ends(y.zero_point, y.qmin, y.qmax)?;
+    let size = channels.checked_mul(pixels).unwrap_or(usize::MAX);
+    let n = batch.checked_mul(size).unwrap_or(usize::MAX);
+    check_length("the input", x.len(), n)?;
+    check_length("the output", out.len(), n)?;
+    if channels > MAX_INTERLEAVED {
+        return Err(KernelError::Geometry("an image has too many channels to interleave"));
+    }
+    if n == 0 {
+        return Ok(());
+    }
+    for (x, out) in x[..n].chunks_exact(size).zip(out[..n].chunks_exact_mut(size)) {
+        for_chunks(out, PIXELS * channels, 4 * size, threads, |i, out| {
+            let count = out.len() / channels;
+            let mut planes = [[0; PIXELS]; MAX_PLANES];
+            for (c, plane) in planes[..channels].iter_mut().enumerate() {
+                let x = &x[c * pixels + i * PIXELS..][..count];
+                let (zero_point, out) = (y.zero_point, plane.as_mut_ptr());
+                let args = Floats { x: x.as_ptr(), n: count, scale, zero_point, lo, hi, out };
+                // SAFETY: `x` holds `count` elements, and so does a plane: a task has at most `PIXELS` of them.
+                unsafe { quantize_span(isa, &args) }
+            }
+            let planes = planes.each_ref().map(|plane| &plane[..count]);
+            interleave(&planes[..channels], out);
+        });
+    }
     Ok(())
 }
 

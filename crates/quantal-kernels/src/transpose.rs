@@ -7,6 +7,11 @@ use crate::error::{KernelError, check_length};
 /// Side of the square that is moved at once: a cache line of bytes.
 const SQUARE: usize = 64;
 
+/// Most planes that are read side by side: red, green, blue and alpha.
+pub(crate) const MAX_PLANES: usize = 4;
+/// Elements of a plane in one task.
+const BAND: usize = 1 << 12;
+
 /// `out[o, c, r] = x[o, r, c]` for `[outer, rows, cols]` elements of any plain type. `[N, C, H·W]` to `[N, H·W, C]` has
 /// `rows = C`; the way back has `rows = H·W`.
 ///
@@ -28,6 +33,17 @@ pub fn transpose<T: Copy + Send + Sync>(
     let band = SQUARE * rows;
     for slab in 0..outer {
         let (x, out) = (&x[slab * rows * cols..][..rows * cols], &mut out[slab * rows * cols..][..rows * cols]);
+        if let 2..=MAX_PLANES = rows {
+            for_chunks(out, BAND * rows, rows * cols, threads, |i, out| {
+                let count = out.len() / rows;
+                let mut planes = [&[][..]; MAX_PLANES];
+                for (r, plane) in planes.iter_mut().enumerate().take(rows) {
+                    *plane = &x[r * cols + i * BAND..][..count];
+                }
+                interleave(&planes[..rows], out);
+            });
+            continue;
+        }
         for_chunks(out, band, rows * cols, threads, |i, out| {
             let first = i * SQUARE;
             let width = out.len() / rows;
@@ -44,13 +60,32 @@ pub fn transpose<T: Copy + Send + Sync>(
     Ok(())
 }
 
+/// `out[i, r] = planes[r][i]`, for at most [`MAX_PLANES`] planes of the same length.
+pub(crate) fn interleave<T: Copy>(planes: &[&[T]], out: &mut [T]) {
+    match *planes {
+        [a] => out.copy_from_slice(a),
+        [a, b] => out.as_chunks_mut::<2>().0.iter_mut().zip(a.iter().zip(b)).for_each(|(to, (a, b))| *to = [*a, *b]),
+        [a, b, c] => {
+            let from = a.iter().zip(b).zip(c);
+            out.as_chunks_mut::<3>().0.iter_mut().zip(from).for_each(|(to, ((a, b), c))| *to = [*a, *b, *c]);
+        }
+        [a, b, c, d] => {
+            let from = a.iter().zip(b).zip(c).zip(d);
+            out.as_chunks_mut::<4>().0.iter_mut().zip(from).for_each(|(to, (((a, b), c), d))| *to = [*a, *b, *c, *d]);
+        }
+        _ => debug_assert!(planes.is_empty(), "at most {MAX_PLANES} planes"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_element_lands_on_its_mirror_place() {
-        for [outer, rows, cols] in [[1, 1, 1], [2, 3, 200], [1, 65, 64], [3, 129, 7], [1, 500, 130]] {
+        for [outer, rows, cols] in
+            [[1, 1, 1], [2, 3, 200], [1, 65, 64], [3, 129, 7], [1, 500, 130], [2, 3, 9001], [2, 4, 5], [1, 2, 4097]]
+        {
             let x: Vec<u32> = (0..(outer * rows * cols) as u32).collect();
             let mut y = vec![0; x.len()];
             transpose(&x, [outer, rows, cols], &mut y, &Threads::new(2)).unwrap();

@@ -6,6 +6,7 @@ use crate::defaults::Defaults;
 use crate::error::{Error, Result};
 use crate::float;
 use crate::fold;
+use crate::fuse;
 use crate::layout::{Layout, moved};
 use crate::lower::{self, Lowered, Rooted};
 use crate::ops::OpError;
@@ -187,6 +188,7 @@ impl<'g> Lowering<'g> {
             self.set(id, reader.map_or(Status::Folded, |into| Status::Fused { into }));
         }
         let handed_out: Vec<SlotId> = outputs.iter().map(|o| o.slot).chain(observed.iter().map(|o| o.1)).collect();
+        fuse::quantize_moved(&mut self.steps, self.slots.len(), &handed_out);
         let steps = with_frees(self.steps, self.slots.len(), &handed_out);
         let rows = graph.nodes().map(|(id, node)| Row {
             node: id,

@@ -11,6 +11,7 @@ mod defaults;
 pub mod error;
 mod float;
 pub mod fold;
+mod fuse;
 pub mod layout;
 mod lower;
 pub mod ops;

@@ -98,6 +98,7 @@ impl Step {
                 norm::Rows::Norm { .. } => "norm_f32",
             },
             Self::Edge(edge::Edge::Quantize(_)) => "quantize",
+            Self::Edge(edge::Edge::QuantizeMoved(_)) => "quantize_channels_last",
             Self::Edge(edge::Edge::Dequantize(_)) => "dequantize",
             Self::QConv(_) => "conv_codes",
             Self::QProduct(_) => "product_codes",
@@ -127,7 +128,7 @@ impl Step {
             Self::QConv(c) => matches!(c.end, codes::End::F32 { .. }),
             Self::QProduct(p) => matches!(p.end, codes::End::F32 { .. }),
             Self::QMatMul(p) => p.y.is_none(),
-            Self::Edge(edge::Edge::Quantize(_))
+            Self::Edge(edge::Edge::Quantize(_) | edge::Edge::QuantizeMoved(_))
             | Self::QEltwise(_)
             | Self::Lut(_)
             | Self::QPool(_)

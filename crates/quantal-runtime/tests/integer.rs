@@ -265,3 +265,24 @@ fn attention_stays_within_a_step() {
     q.output(y, 1.0 / 256.0, 0);
     q.check(0);
 }
+
+#[test]
+fn an_image_is_quantized_and_moved_in_one_step_if_nobody_else_reads_its_codes() {
+    // Few channels, more than are interleaved, and codes that are handed out as well.
+    for (channels, shared) in [(3, false), (5, false), (3, true)] {
+        let mut q = Qdq::new();
+        let x = q.input("x", &[2, channels, 9, 8], 0.01, 120);
+        let y = q.conv(x, 0.01, &[6, channels, 3, 3], 1, 1, 1);
+        q.output(y, 0.05, 128);
+        if shared {
+            q.g.output(x);
+            q.scales.push(0.01);
+        }
+        let mut graph = q.g.graph.clone();
+        infer::run(&mut graph).unwrap();
+        let program = compile(&graph, Mode::Integer, Isa::PORTABLE).unwrap();
+        let joined = program.steps.iter().any(|row| row.step.name() == "quantize_channels_last");
+        assert_eq!(joined, !shared, "{channels} channels");
+        q.check(0);
+    }
+}

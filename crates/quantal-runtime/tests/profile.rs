@@ -83,7 +83,7 @@ fn integer_steps_name_their_row_of_the_table() {
         assert_eq!((conv.kernel, conv.unit), (row.name, Some(Unit::Codes(row))));
         assert_eq!((&*conv.shape, conv.macs), ("conv:6x6x5:20:3:1", 36 * 20 * 45));
         assert_eq!(conv.bytes, 36 * 5 + 20 * 45 + 36 * 20);
-        let edge = &steps.iter().find(|s| s.step == "quantize").expect("the input is quantized").work;
+        let edge = &steps.iter().find(|s| s.step == "quantize_channels_last").expect("the input is quantized").work;
         assert_eq!((edge.macs, edge.unit, edge.bytes), (0, None, 36 * 5 * (4 + 1)));
     }
 }

@@ -1,6 +1,9 @@
 use quantal_tensor::arith;
 
-use super::{dequantize, dequantize_channels, min_max, quantize, quantize_channels, quantize_dynamic, requantize};
+use super::{
+    PIXELS, dequantize, dequantize_channels, min_max, quantize, quantize_channels, quantize_dynamic,
+    quantize_interleaved, requantize,
+};
 use crate::Threads;
 use crate::eltwise::OutCodes;
 use crate::testing::{Seeded, code, on_every_width};
@@ -49,6 +52,32 @@ fn channels_have_their_own_scales() {
         assert_eq!(y, back, "{isa}");
         assert!(quantize_channels(isa, &x, dims, &scales[..2], &[0], [0, 255], &mut q, threads).is_err());
     });
+}
+
+#[test]
+fn pixels_are_quantized_with_their_channels_side_by_side() {
+    let mut seeded = Seeded::new(3);
+    for [batch, channels, pixels] in
+        [[1, 1, 5], [2, 2, 7], [1, 3, PIXELS + 1], [2, 3, 2 * PIXELS], [1, 4, 33], [1, 3, 0]]
+    {
+        let n = batch * channels * pixels;
+        let x: Vec<f32> = (0..n).map(|_| seeded.float(-9.0, 9.0)).collect();
+        let mut want = vec![0; n];
+        for (i, &x) in x.iter().enumerate() {
+            let (image, c, p) = (i / (channels * pixels), i / pixels % channels, i % pixels);
+            want[(image * pixels + p) * channels + c] = arith::quantize(x, 0.07, 3, -100, 120) as u8;
+        }
+        let y = OutCodes { zero_point: 3, qmin: -100, qmax: 120 };
+        on_every_width(|isa| {
+            let mut out = vec![0; n];
+            let size = [batch, channels, pixels];
+            quantize_interleaved(isa, &x, size, 0.07, y, &mut out, &Threads::new(2)).unwrap();
+            assert_eq!(out, want, "{isa}: {size:?}");
+        });
+    }
+    let isa = crate::Isa::PORTABLE;
+    let y = OutCodes { zero_point: 0, qmin: 0, qmax: 255 };
+    assert!(quantize_interleaved(isa, &[0.0; 5], [1, 5, 1], 1.0, y, &mut [0; 5], &Threads::new(1)).is_err());
 }
 
 #[test]

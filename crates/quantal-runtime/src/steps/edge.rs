@@ -2,6 +2,7 @@
 
 use super::Env;
 use super::codes::{Codes, refused, written};
+use crate::layout::{Layout, moved};
 use crate::ops::{Inputs, OpError, required};
 use quantal_ir::Op;
 use quantal_kernels::quantize;
@@ -12,6 +13,8 @@ use quantal_tensor::{DType, Tensor};
 pub enum Edge {
     /// Floats to codes.
     Quantize(Codes),
+    /// The same, from the standard layout to channels-last.
+    QuantizeMoved(Codes),
     /// Codes to floats.
     Dequantize(Codes),
 }
@@ -25,6 +28,24 @@ impl Edge {
                 let (scale, out_codes) = (codes.affine.scale, codes.out());
                 written(*codes, x.shape(), env, |out, env| {
                     quantize::quantize(env.isa, values, scale, out_codes, out, env.threads)
+                })
+            }
+            Self::QuantizeMoved(codes) => {
+                let values = x.get::<f32>().ok_or_else(|| OpError::dtype(Op::QuantizeLinear, x.dtype()))?;
+                let (&[batch, channels, ref image @ ..], true) = (x.shape(), x.rank() >= 3) else {
+                    return Self::Quantize(*codes).run(inputs, env);
+                };
+                if channels > quantize::MAX_INTERLEAVED {
+                    let y = Self::Quantize(*codes).run(inputs, env)?;
+                    let to = moved(&y, Layout::ChannelsLast, env.pool, env.threads)?;
+                    env.pool.count(&y);
+                    env.pool.give_back(y);
+                    return Ok(to);
+                }
+                let size = [batch, channels, image.iter().product()];
+                let (scale, out_codes) = (codes.affine.scale, codes.out());
+                written(*codes, &Layout::ChannelsLast.physical(x.shape()), env, |out, env| {
+                    quantize::quantize_interleaved(env.isa, values, size, scale, out_codes, out, env.threads)
                 })
             }
             Self::Dequantize(codes) => {
