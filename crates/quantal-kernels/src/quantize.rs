@@ -60,8 +60,8 @@ pub fn quantize_interleaved(
     threads: &Threads,
 ) -> Result<(), KernelError> {
     let (lo, hi) = clamp_ends(y.zero_point, y.qmin, y.qmax)?;
-    let size = channels.checked_mul(pixels).unwrap_or(usize::MAX);
-    let n = batch.checked_mul(size).unwrap_or(usize::MAX);
+    let size = channels.saturating_mul(pixels);
+    let n = batch.saturating_mul(size);
     check_length("the input", x.len(), n)?;
     check_length("the output", out.len(), n)?;
     if channels > MAX_INTERLEAVED {
