@@ -46,9 +46,10 @@ const fn dots(pixels: usize, kr: usize) -> usize {
     pixels.div_ceil(kr)
 }
 
-/// Declares a kernel: the table row `$row` and its `#[target_feature]` functions.
+/// Declares a kernel: the table row `$row` and its `#[target_feature]` functions. `$unroll` is 1 if the lines of 3×3 and
+/// 5×5 windows are unrolled, or 0.
 macro_rules! dwkernel {
-    ($row:ident, $name:ident, $dot:ty, $kr:literal, $level:ident $(, feature $feature:literal)?) => {
+    ($row:ident, $name:ident, $dot:ty, $kr:literal, $level:ident, $unroll:literal $(, feature $feature:literal)?) => {
         mod $name {
             use super::*;
             $(#[target_feature(enable = $feature)])?
@@ -68,8 +69,8 @@ macro_rules! dwkernel {
                 size: 4 * <<$dot as Dot>::Lanes as Simd>::LANES,
                 interleave: line,
                 runs: [
-                    [outputs::<3, { dots(3, $kr) }, 1>, outputs::<3, { dots(4, $kr) }, 2>],
-                    [outputs::<5, { dots(5, $kr) }, 1>, outputs::<5, { dots(6, $kr) }, 2>],
+                    [outputs::<{ 3 * $unroll }, { dots(3, $kr) }, 1>, outputs::<{ 3 * $unroll }, { dots(4, $kr) }, 2>],
+                    [outputs::<{ 5 * $unroll }, { dots(5, $kr) }, 1>, outputs::<{ 5 * $unroll }, { dots(6, $kr) }, 2>],
                     [outputs::<0, 0, 1>, outputs::<0, 0, 2>],
                 ],
             };
@@ -78,17 +79,18 @@ macro_rules! dwkernel {
     };
 }
 
-dwkernel!(PORTABLE, dwconv_u8s8u8_16x2_portable, PlainPairs<4>, 2, Portable);
+dwkernel!(PORTABLE, dwconv_u8s8u8_16x2_portable, PlainPairs<4>, 2, Portable, 1);
+// Not unrolled: with 16 registers and a product to add, the compiler takes all sums apart and spills the terms.
 // Pairs as i16 rather than `vpmaddubsw`: exact for all weights, and for five taps not an instruction more.
 #[cfg(target_arch = "x86_64")]
-dwkernel!(AVX2, dwconv_u8s8u8_32x2_avx2, Maddwd, 2, Avx2, feature "avx2,fma");
+dwkernel!(AVX2, dwconv_u8s8u8_32x2_avx2, Maddwd, 2, Avx2, 0, feature "avx2,fma");
 #[cfg(target_arch = "x86_64")]
-dwkernel!(AVXVNNI, dwconv_u8s8u8_32x4_avxvnni, Dpbusd256, 4, AvxVnni, feature "avx2,fma,avxvnni");
+dwkernel!(AVXVNNI, dwconv_u8s8u8_32x4_avxvnni, Dpbusd256, 4, AvxVnni, 1, feature "avx2,fma,avxvnni");
 #[cfg(target_arch = "x86_64")]
-dwkernel!(AVX512VNNI, dwconv_u8s8u8_64x4_avx512vnni, Dpbusd512, 4, Avx512Vnni, feature "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni");
+dwkernel!(AVX512VNNI, dwconv_u8s8u8_64x4_avx512vnni, Dpbusd512, 4, Avx512Vnni, 1, feature "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni");
 
 #[cfg(target_arch = "aarch64")]
-dwkernel!(NEON, dwconv_u8s8u8_16x2_neon, Smull, 2, Neon, feature "neon");
+dwkernel!(NEON, dwconv_u8s8u8_16x2_neon, Smull, 2, Neon, 1, feature "neon");
 
 /// Every row, best first.
 pub(crate) static ROWS: &[&DwKernel] = &[
@@ -114,9 +116,9 @@ pub(super) mod twins {
     use super::{Dot, DwKernel, Level, LineArgs, PlainPairs, RunArgs, Simd, dots, interleave, run};
     use crate::gemm::rows::twins::PlainBytes;
 
-    dwkernel!(TWIN_PAIRS, twin_32x2, PlainPairs<8>, 2, Portable);
-    dwkernel!(TWIN_BYTES, twin_32x4, PlainBytes<8, false>, 4, Portable);
-    dwkernel!(TWIN_WIDE, twin_64x4, PlainBytes<16, false>, 4, Portable);
+    dwkernel!(TWIN_PAIRS, twin_32x2, PlainPairs<8>, 2, Portable, 1);
+    dwkernel!(TWIN_BYTES, twin_32x4, PlainBytes<8, false>, 4, Portable, 1);
+    dwkernel!(TWIN_WIDE, twin_64x4, PlainBytes<16, false>, 4, Portable, 1);
 
     pub(in crate::dwconv) static TWINS: &[&DwKernel] = &[&TWIN_PAIRS, &TWIN_BYTES, &TWIN_WIDE];
 }

@@ -139,10 +139,11 @@ impl Strips {
         check_length("the output", out.len(), extent(rows, c, ldc))?;
         check_length("the bias", bias.map_or(c, <[i32]>::len), c)?;
         check_length("the multiplier", multiplier.len(), if multiplier.len() == 1 { 1 } else { c })?;
+        let step = usize::from(multiplier.len() != 1);
         let fits = |channel: usize| {
             let begin = i64::from(bias.map_or(0, |b| b[channel])) - i64::from(zero) * i64::from(sums[channel]);
             let most = (self.reach[channel] + begin.abs()) as f64;
-            most * f64::from(multiplier[channel % multiplier.len()].abs()).max(1.0) < f64::from(1 << 30)
+            most * f64::from(multiplier[channel * step].abs()).max(1.0) < f64::from(1 << 30)
         };
         // Signed codes are made as u8 and flipped.
         let shift = if *qmin < 0 { 128 } else { 0 };
@@ -211,8 +212,9 @@ impl Strips {
             let (stage, ring) = scratch.split_at_mut(stage_bytes);
             let (padding, ring) = ring.split_at_mut(line_bytes);
             let pad = (if call.x_signed { call.x_zero_point + 128 } else { call.x_zero_point }) as u8;
-            for (i, byte) in padding.iter_mut().enumerate() {
-                *byte = if self.kernel.form == Form::Bytes || i % 2 == 0 { pad } else { 0 };
+            match self.kernel.form {
+                Form::Bytes => padding.fill(pad),
+                Form::Pairs => padding.as_chunks_mut::<2>().0.fill(u16::from(pad).to_ne_bytes()),
             }
             for from in (0..groups).step_by(strip) {
                 let count = strip.min(groups - from);
@@ -236,17 +238,7 @@ impl Strips {
                         }
                         let slot = &mut ring[y % g.kernel[0] * line_bytes..][..line_bytes];
                         if y >= next {
-                            let pixels = 2 * entries(count) + 2;
-                            self.stage(call, pad, &mut stage[..pixels * pitch + size - pitch], [image, y, left], first);
-                            let args = LineArgs {
-                                from: stage.as_ptr(),
-                                pitch,
-                                entries: entries(count),
-                                to: slot.as_mut_ptr(),
-                            };
-                            // SAFETY: the kernel was selected for a detected `Isa`; the stage holds the pixels of
-                            // `count` groups and a slot the entries of `strip`.
-                            unsafe { (self.kernel.interleave)(&args) };
+                            self.line(call, pad, stage, [image, y, left], first, entries(count), slot);
                             next = y + 1;
                         }
                         *pointer = slot.as_ptr();
@@ -288,53 +280,107 @@ impl Strips {
         let (size, c, end) = (self.kernel.size, call.g.c_in, &call.end);
         let zero = if call.x_signed { call.x_zero_point + 128 } else { call.x_zero_point };
         let (mut add, mut multiplier) = (Aligned([0; MAX_SIZE]), Aligned([0.0; MAX_SIZE]));
-        for at in 0..size {
-            let (v, i) = (at / (size / 4), at % (size / 4));
-            let channel = (first + 16 * (i / 4) + 4 * v + i % 4) % c;
-            let bias = end.bias.map_or(0, |b| b[channel]);
-            add.0[at] = bias.wrapping_sub(zero.wrapping_mul(call.sums[channel]));
-            multiplier.0[at] = end.multiplier[channel % end.multiplier.len()];
+        let step = usize::from(end.multiplier.len() != 1);
+        for lane in 0..size / 16 {
+            for (v, k) in (0..VECTORS).flat_map(|v| (0..4).map(move |k| (v, k))) {
+                let column = 16 * lane + 4 * v + k;
+                let channel = if self.pixels == 1 { first + column } else { column % c };
+                let at = v * (size / 4) + 4 * lane + k;
+                let bias = end.bias.map_or(0, |b| b[channel]);
+                add.0[at] = bias.wrapping_sub(zero.wrapping_mul(call.sums[channel]));
+                multiplier.0[at] = end.multiplier[channel * step];
+            }
         }
         (add, multiplier)
+    }
+
+    /// Interleaves an image line under a strip, from its pixel `left` on, counted with the padding.
+    fn line(
+        &self,
+        call: &StripCall,
+        pad: u8,
+        stage: &mut [u8],
+        [image, y, left]: [usize; 3],
+        first: usize,
+        entries: usize,
+        slot: &mut [u8],
+    ) {
+        let &StripCall { x, g, .. } = call;
+        let (c, size) = (g.c_in, self.kernel.size);
+        let pitch = if self.pixels == 1 { size } else { c };
+        let mut staged = |range: Range<usize>| {
+            if range.is_empty() {
+                return;
+            }
+            let pixels = 2 * range.len() + 2;
+            self.stage(
+                call,
+                pad,
+                &mut stage[..pixels * pitch + size - pitch],
+                [image, y, left + 2 * range.start],
+                first,
+            );
+            let to = slot[range.start * VECTORS * size..][..range.len() * VECTORS * size].as_mut_ptr();
+            let args = LineArgs { from: stage.as_ptr(), pitch, entries: range.len(), to };
+            // SAFETY: the kernel was selected for a detected `Isa`; the stage holds the pixels of the entries, and `to`
+            // was just sliced to them.
+            unsafe { (self.kernel.interleave)(&args) };
+        };
+        // Entries of pixels inside the line are read in place: entry `e` takes pixels `2e` to `2e + 3` from `left` on.
+        let from = g.pads[1].saturating_sub(left).div_ceil(2);
+        let to = (g.w + g.pads[1]).saturating_sub(left + 2) / 2;
+        let inside = from..to.min(entries);
+        if self.pixels > 1 || call.x_signed || inside.len() < 4 {
+            return staged(0..entries);
+        }
+        staged(0..inside.start);
+        staged(inside.end..entries);
+        let pixel = left + 2 * inside.start - g.pads[1];
+        let pixels = &x[((image * g.h + y) * g.w + pixel) * c..][..(2 * inside.len() + 2) * c];
+        let to = slot[inside.start * VECTORS * size..][..inside.len() * VECTORS * size].as_mut_ptr();
+        let args = LineArgs { from: pixels[first..].as_ptr(), pitch: c, entries: inside.len(), to };
+        // SAFETY: as above; each pixel holds `size` channels from `first` on.
+        unsafe { (self.kernel.interleave)(&args) };
     }
 
     /// Copies the pixels of an image line under a strip, as u8 and with the padding around them.
     fn stage(&self, call: &StripCall, pad: u8, stage: &mut [u8], [image, y, left]: [usize; 3], first: usize) {
         let &StripCall { x, g, .. } = call;
         let (c, size) = (g.c_in, self.kernel.size);
+        let pad = if call.x_signed { pad ^ 0x80 } else { pad };
         let line = &x[(image * g.h + y) * g.w * c..][..g.w * c];
-        let pitch = if self.pixels == 1 { size } else { c };
-        let count = stage.len() / pitch;
-        // The stage's pixel `i` is the line's pixel `left + i − pad`.
-        let begin = g.pads[1].saturating_sub(left).min(count);
-        let from = (left + begin).saturating_sub(g.pads[1]).min(g.w);
-        let inside = (g.w - from).min(count - begin);
-        stage[..begin * pitch].fill(pad);
-        let (middle, after) = stage[begin * pitch..].split_at_mut(inside * pitch);
-        after.fill(pad);
-        if self.pixels > 1 {
-            middle.copy_from_slice(&line[from * c..][..inside * c]);
+        if self.pixels == 1 {
+            match size {
+                64 => gather::<64>(stage, line, c, first, left.wrapping_sub(g.pads[1]), pad),
+                32 => gather::<32>(stage, line, c, first, left.wrapping_sub(g.pads[1]), pad),
+                _ => gather::<16>(stage, line, c, first, left.wrapping_sub(g.pads[1]), pad),
+            }
         } else {
-            let pixels = line[from * c..].chunks(c).map(|pixel| &pixel[first..first + size]);
-            copy_pixels(middle, pixels, size);
+            // The stage's pixel `i` is the line's pixel `left + i − pad`.
+            let count = stage.len() / c;
+            let begin = g.pads[1].saturating_sub(left).min(count);
+            let from = (left + begin).saturating_sub(g.pads[1]).min(g.w);
+            let inside = (g.w - from).min(count - begin);
+            stage[..begin * c].fill(pad);
+            stage[begin * c..][..inside * c].copy_from_slice(&line[from * c..][..inside * c]);
+            stage[(begin + inside) * c..].fill(pad);
         }
         if call.x_signed {
-            for byte in middle {
+            // The padding among them, which was flipped above.
+            for byte in stage {
                 *byte ^= 0x80;
             }
         }
     }
 }
 
-/// Copies pixels of `size` bytes, a constant for the compiler.
-fn copy_pixels<'a>(to: &mut [u8], pixels: impl Iterator<Item = &'a [u8]>, size: usize) {
-    fn of<'a, const N: usize>(to: &mut [u8], pixels: impl Iterator<Item = &'a [u8]>) {
-        to.as_chunks_mut::<N>().0.iter_mut().zip(pixels).for_each(|(to, from)| to.copy_from_slice(from));
-    }
-    match size {
-        64 => of::<64>(to, pixels),
-        32 => of::<32>(to, pixels),
-        _ => of::<16>(to, pixels),
+/// Copies `N` channels of pixels from `left` on; those outside the line are padding.
+fn gather<const N: usize>(stage: &mut [u8], line: &[u8], c: usize, first: usize, left: usize, pad: u8) {
+    let width = line.len() / c;
+    let mut pixel = left;
+    for to in stage.as_chunks_mut::<N>().0 {
+        *to = if pixel < width { *line[pixel * c + first..].first_chunk().expect("a pixel has `c`") } else { [pad; N] };
+        pixel = pixel.wrapping_add(1);
     }
 }
 
