@@ -13,6 +13,7 @@
 
 #[cfg(any(test, target_arch = "x86_64"))]
 pub(crate) mod amx;
+mod batch;
 pub(crate) mod blocks;
 pub(crate) mod epilogue;
 pub(crate) mod peak;
@@ -22,6 +23,7 @@ pub(crate) mod source;
 mod tests;
 pub(crate) mod tile;
 
+pub use batch::{BatchCall, Dim, batch};
 pub use epilogue::{Epilogue, Residual};
 pub use peak::Feed;
 

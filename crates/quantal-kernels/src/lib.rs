@@ -18,10 +18,12 @@ pub mod gemm;
 pub mod geometry;
 pub mod isa;
 pub mod kernel;
+pub mod layer_norm;
 pub mod lut;
 pub mod pack;
 pub mod pooling;
 pub mod quantize;
+pub mod row_quantize;
 pub(crate) mod simd;
 pub mod softmax;
 #[cfg(test)]

@@ -33,12 +33,24 @@ pub(crate) trait Simd: Copy {
     unsafe fn add(a: Self::I, b: Self::I) -> Self::I;
     /// Wrapping product.
     unsafe fn mul(a: Self::I, b: Self::I) -> Self::I;
+    /// Wrapping difference.
+    unsafe fn minus(a: Self::I, b: Self::I) -> Self::I;
+    /// The larger of two signed integers.
+    unsafe fn max(a: Self::I, b: Self::I) -> Self::I;
+    /// The smaller of two signed integers.
+    unsafe fn min(a: Self::I, b: Self::I) -> Self::I;
+    /// `table[i]` for each lane; `table` must be valid for every index.
+    unsafe fn gather(table: *const i32, i: Self::I) -> Self::I;
     unsafe fn splat_f(v: f32) -> Self::F;
     unsafe fn load_f(p: *const f32) -> Self::F;
     unsafe fn store_f(p: *mut f32, v: Self::F);
     unsafe fn to_f(v: Self::I) -> Self::F;
     unsafe fn add_f(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn mul_f(a: Self::F, b: Self::F) -> Self::F;
+    /// The magnitudes.
+    unsafe fn abs_f(v: Self::F) -> Self::F;
+    /// `a` where it is larger, else `b`, also where `a` is NaN.
+    unsafe fn max_f(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn div_f(a: Self::F, b: Self::F) -> Self::F;
     /// `v` with NaN lanes turned to 0.
     unsafe fn zero_nan(v: Self::F) -> Self::F;

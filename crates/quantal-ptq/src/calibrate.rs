@@ -12,6 +12,7 @@ use quantal_data::Sample;
 use quantal_ir::{Graph, ValueId};
 use quantal_kernels::Isa;
 use quantal_runtime::{Mode, Session, compile_observed};
+use quantal_tensor::Tensor;
 use std::collections::BTreeMap;
 
 /// What was seen of the values that need a range.
@@ -23,20 +24,59 @@ pub struct Calibration {
     pub observed: BTreeMap<ValueId, Statistics>,
     /// Channel means of the data inputs of products, if they were asked for.
     pub means: BTreeMap<ValueId, ChannelMeans>,
+    /// How far the inputs of normalizations spread.
+    pub spreads: BTreeMap<ValueId, Spread>,
+}
+
+/// The variance of rows, which is what a normalization brings out, and the range that codes would have to cover.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spread {
+    squares: f64,
+    count: u64,
+    min: f32,
+    max: f32,
+}
+
+impl Spread {
+    /// Takes in a tensor whose rows are its last axis.
+    fn add(&mut self, tensor: &Tensor) {
+        let columns = tensor.shape().last().copied().unwrap_or(1).max(1);
+        for row in tensor.as_slice::<f32>().chunks(columns) {
+            let mean = row.iter().map(|&v| f64::from(v)).sum::<f64>() / row.len() as f64;
+            for &v in row {
+                let d = f64::from(v) - mean;
+                self.squares += d * d;
+                (self.min, self.max) = (self.min.min(v), self.max.max(v));
+            }
+            self.count += row.len() as u64;
+        }
+    }
+
+    /// The variance against that of rounding to `levels` steps over the whole range, in decibels.
+    pub fn sqnr_db(&self, levels: u32) -> f64 {
+        let step = (f64::from(self.max) - f64::from(self.min)) / f64::from(levels);
+        if self.count == 0 || step == 0.0 {
+            return f64::INFINITY;
+        }
+        10.0 * libm::log10(12.0 * self.squares / (self.count as f64 * step * step))
+    }
 }
 
 /// Runs the float `graph` over `samples` and watches the sources of `groups`, each with the observer of its group, and
-/// the channel means of the data inputs of `products`. Where nothing is to be watched, no sample is read.
+/// the channel means of the data inputs of `products` and the spread of `norms`. Where nothing is to be watched, no sample is read.
 pub fn calibrate(
     graph: &Graph,
     groups: &[Group],
     products: &[Product],
+    norms: &[ValueId],
     samples: impl IntoIterator<Item = Result<Sample, quantal_data::Error>>,
     isa: Isa,
     threads: usize,
     progress: &mut dyn Progress,
 ) -> Result<Calibration> {
-    let mut calibration = Calibration { samples: 0, observed: BTreeMap::new(), means: BTreeMap::new() };
+    let mut calibration =
+        Calibration { samples: 0, observed: BTreeMap::new(), means: BTreeMap::new(), spreads: BTreeMap::new() };
+    calibration.spreads = norms.iter().map(|&v| (v, Spread::default())).collect();
     for group in groups {
         for &v in group.sources.iter().filter(|&&v| graph.value(v).constant.is_none()) {
             calibration.observed.insert(v, Statistics::new(&group.observer));
@@ -45,7 +85,8 @@ pub fn calibrate(
     for product in products {
         calibration.means.insert(product.weighted.data, ChannelMeans::for_input_of(graph.node(product.node).op));
     }
-    let mut taps: Vec<ValueId> = calibration.observed.keys().chain(calibration.means.keys()).copied().collect();
+    let mut taps: Vec<ValueId> =
+        calibration.observed.keys().chain(calibration.means.keys()).chain(norms).copied().collect();
     taps.sort_unstable();
     taps.dedup();
     if taps.is_empty() {
@@ -58,7 +99,7 @@ pub fn calibrate(
     for sample in samples {
         let sample = sample?;
         let mut not_finite = None;
-        let mut look = |v: ValueId, tensor: &quantal_tensor::Tensor| {
+        let mut look = |v: ValueId, tensor: &Tensor| {
             if let Some(statistics) = calibration.observed.get_mut(&v)
                 && statistics.observe(isa, tensor.as_slice::<f32>()).is_err()
             {
@@ -66,6 +107,9 @@ pub fn calibrate(
             }
             if let Some(means) = calibration.means.get_mut(&v) {
                 means.add(tensor);
+            }
+            if let Some(spread) = calibration.spreads.get_mut(&v) {
+                spread.add(tensor);
             }
         };
         let ran = session.run_taps(&sample.feeds, &taps, &mut look);

@@ -5,6 +5,7 @@
 //! nodes read has none: it leaves its accumulator as a float. Nothing is measured here; every encoding is
 //! [`Params::Unset`](quantal_ir::Params).
 
+mod attention;
 mod fixed_point;
 mod form;
 mod fuse;
@@ -19,7 +20,7 @@ use form::Form;
 use fuse::Fused;
 use quantal_ir::graph::Uses;
 use quantal_ir::op::weighted::Weighted;
-use quantal_ir::{Encoding, Graph, NodeId, QuantClass, QuantPlan, ValueId};
+use quantal_ir::{Encoding, Graph, NodeId, Op, QuantClass, QuantPlan, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -82,17 +83,24 @@ pub struct Placement {
     pub groups: Vec<Group>,
     /// The products with weights; their weights are in the plan.
     pub products: Vec<Product>,
+    /// The normalizations in integers, and what they read.
+    pub norms: Vec<(NodeId, ValueId)>,
     /// One decision for each node, in graph order.
     pub decisions: Vec<Decision>,
 }
 
 /// Decides where integers go in a float graph.
 pub fn place(graph: &Graph, recipe: &Recipe) -> Result<Placement> {
+    place_except(graph, recipe, &BTreeMap::new())
+}
+
+/// The same, with nodes that stay in float for reasons of their own.
+pub fn place_except(graph: &Graph, recipe: &Recipe, exceptions: &BTreeMap<NodeId, String>) -> Result<Placement> {
     if let Some((_, node)) = graph.nodes().find(|(_, n)| n.op.quant_class() == QuantClass::Quant) {
         return Err(Error::AlreadyQuantized { node: node.name.escape_debug().to_string(), op: node.op_name() });
     }
     let uses = graph.uses();
-    let mut chosen = fixed_point::candidates(graph, recipe);
+    let mut chosen = fixed_point::candidates(graph, &uses, recipe, exceptions);
     let fused = Fused::find(graph, &uses, &chosen);
     fixed_point::shrink(graph, &uses, &fused, &mut chosen);
     let inner = region::inner_values(graph, &uses, &fused, &chosen);
@@ -118,7 +126,9 @@ pub fn place(graph: &Graph, recipe: &Recipe) -> Result<Placement> {
         }
     }
     let decisions = graph.nodes().map(|(id, _)| decision(graph, &fused, &chosen, &inner, id)).collect();
-    Ok(Placement { plan, groups: groups.into_iter().map(|(g, _)| g).collect(), products, decisions })
+    let is_norm = |id: &&NodeId| matches!(graph.node(**id).op, Op::LayerNormalization | Op::RmsNormalization);
+    let norms = chosen.integer.keys().filter(is_norm).filter_map(|&id| Some((id, graph.node(id).input(0)?))).collect();
+    Ok(Placement { plan, groups: groups.into_iter().map(|(g, _)| g).collect(), products, norms, decisions })
 }
 
 /// The activations that have an encoding, and why.
@@ -186,6 +196,11 @@ fn weight_encoding(graph: &Graph, recipe: &Recipe, product: &Product, plan: &mut
 fn decision(graph: &Graph, fused: &Fused, chosen: &Chosen, inner: &BTreeSet<ValueId>, id: NodeId) -> Decision {
     let node = graph.node(id);
     let (verdict, why) = match (chosen.integer.get(&id), chosen.float.get(&id)) {
+        (Some(_), _) if chosen.masks.contains_key(&id) => {
+            let softmax = chosen.masks[&id];
+            let name = graph.node(softmax).name.escape_debug();
+            (Verdict::Fused(softmax), format!("a mask: `{name}` adds it to the codes, out of their range"))
+        }
         (Some(_), _) if fused.is_inside(chosen, id) => {
             let head = fused.into[&id];
             let head_name = graph.node(head).name.escape_debug();

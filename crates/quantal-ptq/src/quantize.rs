@@ -1,18 +1,19 @@
 //! The whole way from a float graph to a QDQ graph: place, calibrate, scale, write.
 
 use crate::bias_correction;
-use crate::calibrate::calibrate;
+use crate::calibrate::{Calibration, calibrate};
 use crate::error::Result;
 use crate::observer::Range;
-use crate::place::{Decision, place};
+use crate::place::{Decision, Placement, place, place_except};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::weights::set_weights;
 use quantal_data::Sample;
 use quantal_ir::qdq::insert_qdq;
-use quantal_ir::{Graph, Params, QuantPlan, ValueId};
+use quantal_ir::{Graph, NodeId, Params, QuantPlan, ValueId};
 use quantal_kernels::Isa;
 use quantal_tensor::QParams;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A quantized model and how it came about.
@@ -64,10 +65,17 @@ pub fn quantize(
 ) -> Result<Quantized> {
     recipe.check()?;
     recipe.check_overrides(&graph.nodes().map(|(_, n)| &*n.name).collect::<Vec<_>>())?;
-    let placement = place(graph, recipe)?;
-    let mut plan = placement.plan;
+    let mut placement = place(graph, recipe)?;
     let means_of = if recipe.bias_correction { &placement.products[..] } else { &[] };
-    let calibration = calibrate(graph, &placement.groups, means_of, samples, isa, threads, progress)?;
+    let norms: Vec<ValueId> = placement.norms.iter().map(|n| n.1).collect();
+    let calibration = calibrate(graph, &placement.groups, means_of, &norms, samples, isa, threads, progress)?;
+    let exceptions = exposed_norms(&placement, &calibration, recipe);
+    if !exceptions.is_empty() {
+        // Fewer values are held in codes than were watched, and none that was not.
+        placement = place_except(graph, recipe, &exceptions)?;
+    }
+    let means_of = if recipe.bias_correction { &placement.products[..] } else { &[] };
+    let mut plan = placement.plan;
     let mut ranges = Vec::new();
     for group in &placement.groups {
         let scheme = plan.encodings[&group.members[0]].scheme;
@@ -89,6 +97,18 @@ pub fn quantize(
     let graph = insert_qdq(&corrected, &plan)?;
     let calibration = CalibrationSummary { samples: calibration.samples, ranges, biases_corrected };
     Ok(Quantized { graph, plan, decisions: placement.decisions, calibration })
+}
+
+/// The normalizations whose input would drown in its rounding, and why.
+fn exposed_norms(placement: &Placement, calibration: &Calibration, recipe: &Recipe) -> BTreeMap<NodeId, String> {
+    let limit = recipe.activations.min_norm_sqnr_db;
+    let why = |(id, v): &(NodeId, ValueId)| {
+        let sqnr = calibration.spreads.get(v)?.sqnr_db(255);
+        let text =
+            || format!("its input has outliers: codes would hold it within {sqnr:.1} dB, the recipe asks for {limit}");
+        (sqnr < f64::from(limit)).then(|| (*id, text()))
+    };
+    placement.norms.iter().filter_map(why).collect()
 }
 
 #[cfg(test)]

@@ -80,6 +80,9 @@ pub struct Activations {
     pub storage: Storage,
     /// Whether real 0 is the middle code.
     pub symmetric: bool,
+    /// A normalization whose input would be told from its rounding by less than this many decibels stays in float, and
+    /// the sum before it: residual streams with outlier channels. 0 leaves none.
+    pub min_norm_sqnr_db: u32,
 }
 
 /// An exception for the nodes whose name fits a pattern.
@@ -124,6 +127,9 @@ impl OptionalStorage {
     }
 }
 
+/// Sums that real models keep in codes lie at 29 dB and above; those that ruin them, at 19 and below.
+const MIN_NORM_SQNR_DB: u32 = 26;
+
 impl Default for Recipe {
     fn default() -> Self {
         Self {
@@ -154,7 +160,7 @@ impl Default for Weights {
 impl Default for Activations {
     fn default() -> Self {
         let Scheme { storage, symmetric, .. } = Scheme::activation();
-        Self { storage, symmetric }
+        Self { storage, symmetric, min_norm_sqnr_db: MIN_NORM_SQNR_DB }
     }
 }
 
@@ -172,7 +178,7 @@ impl Weights {
 impl Activations {
     /// The scheme of activations.
     pub fn scheme(&self) -> Scheme {
-        let Self { storage, symmetric } = *self;
+        let Self { storage, symmetric, .. } = *self;
         let (qmin, qmax) = storage.full_range();
         Scheme { storage, qmin, qmax, symmetric, granularity: Granularity::PerTensor }
     }

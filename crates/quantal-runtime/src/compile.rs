@@ -8,8 +8,8 @@ use crate::float;
 use crate::fold;
 use crate::fuse;
 use crate::layout::{Layout, moved};
-use crate::lower::{self, Lowered, Rooted};
-use crate::ops::OpError;
+use crate::lower::{self, Lowered, Rooted, Transposed};
+use crate::ops::{OpError, OpKernel};
 use crate::pool::Pool;
 use crate::program::{Input, Output, Program, Slot, SlotId, StepRow};
 use crate::steps::Step;
@@ -115,6 +115,8 @@ pub(crate) struct Lowering<'g> {
     status: BTreeMap<NodeId, Status>,
     /// Codes that are a function of other codes.
     pub(crate) tables: BTreeMap<ValueId, Rooted>,
+    /// Codes that are others transposed.
+    pub(crate) transposed: BTreeMap<ValueId, Transposed>,
     /// The node being lowered.
     current: Option<NodeId>,
     /// For moves of constants.
@@ -153,6 +155,7 @@ impl<'g> Lowering<'g> {
             deferred: BTreeSet::new(),
             status: BTreeMap::new(),
             tables: BTreeMap::new(),
+            transposed: BTreeMap::new(),
             current: None,
             pool: Pool::default(),
         }
@@ -489,8 +492,13 @@ fn with_frees(steps: Vec<Option<StepRow>>, slots: usize, handed_out: &[SlotId]) 
     }
     let mut kept = Vec::with_capacity(steps.len());
     for mut row in steps.into_iter().flatten().rev() {
-        // A table that went whole into another one leaves a step whose result nobody reads.
-        if matches!(row.step, Step::Lut(_)) && row.outputs.iter().flatten().all(|s| !read_later[s.0 as usize]) {
+        // A table or a move that went whole into another step leaves one whose result nobody reads.
+        let pure = match &row.step {
+            Step::Lut(_) => true,
+            Step::Op(kernel) => matches!(**kernel, OpKernel::Movement(_)),
+            _ => false,
+        };
+        if pure && row.outputs.iter().flatten().all(|s| !read_later[s.0 as usize]) {
             continue;
         }
         for slot in row.outputs.iter().chain(&row.inputs).flatten() {

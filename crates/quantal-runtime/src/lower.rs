@@ -9,12 +9,14 @@ pub(crate) mod edge;
 mod elementwise;
 mod function;
 mod movement;
+mod norm;
 mod pool;
 mod region;
 mod softmax;
 mod table;
 mod weighted;
 
+pub(crate) use movement::Transposed;
 pub(crate) use table::Rooted;
 
 use crate::compile::Lowering;
@@ -62,6 +64,7 @@ pub(crate) fn integer(l: &mut Lowering<'_>, id: NodeId) -> Result<Lowered> {
         Op::AveragePool | Op::GlobalAveragePool | Op::ReduceMean => pool::lower(l, id),
         Op::MaxPool => pool::maximum(l, id),
         Op::Softmax => softmax::lower(l, id),
+        Op::LayerNormalization | Op::RmsNormalization => norm::lower(l, id),
         op => match op.quant_class() {
             QuantClass::Table => table::lower(l, id),
             QuantClass::SameScale => movement::lower(l, id),

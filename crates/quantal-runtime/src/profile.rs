@@ -145,6 +145,7 @@ fn of_step(step: &Step, isa: Isa, x: &[usize], y: &[usize], plain: impl Fn() -> 
         | Step::QPool(_)
         | Step::QMean(_)
         | Step::QSoftmax(_)
+        | Step::QNorm(_)
         | Step::If(_)
         | Step::Loop(_) => Work { kernel, unit: None, shape: plain(), macs: 0, bytes: 0 },
     }

@@ -12,6 +12,7 @@ pub mod qconv;
 pub mod qeltwise;
 pub mod qpool;
 pub mod qproduct;
+pub mod qrows;
 pub mod tail;
 
 use crate::control::{Branches, Turns};
@@ -62,7 +63,7 @@ pub enum Step {
     /// A product of codes by a constant matrix.
     QProduct(Box<qproduct::QProduct>),
     /// A product of two run-time tensors of codes.
-    QMatMul(qproduct::QMatMul),
+    QMatMul(Box<qproduct::QMatMul>),
     /// A function of two codes.
     QEltwise(qeltwise::QEltwise),
     /// A function of each code.
@@ -72,7 +73,9 @@ pub enum Step {
     /// Means of codes.
     QMean(qpool::QMean),
     /// Softmax of codes.
-    QSoftmax(qpool::QSoftmax),
+    QSoftmax(Box<qrows::QSoftmax>),
+    /// Normalization of codes.
+    QNorm(Box<qrows::QNorm>),
     /// Control flow: one of two subprograms.
     If(Box<Branches>),
     /// Control flow: a subprogram, turn after turn.
@@ -108,6 +111,7 @@ impl Step {
             Self::QPool(_) => "pool_codes",
             Self::QMean(_) => "mean_codes",
             Self::QSoftmax(_) => "softmax_codes",
+            Self::QNorm(_) => "norm_codes",
             Self::If(_) => "if",
             Self::Loop(_) => "loop",
         }
@@ -134,6 +138,7 @@ impl Step {
             | Self::QPool(_)
             | Self::QMean(_)
             | Self::QSoftmax(_)
+            | Self::QNorm(_)
             | Self::Op(_)
             | Self::Move(_)
             | Self::If(_)
@@ -162,6 +167,7 @@ impl Step {
             | Self::QPool(_)
             | Self::QMean(_)
             | Self::QSoftmax(_)
+            | Self::QNorm(_)
             | Self::If(_)
             | Self::Loop(_) => false,
         }
@@ -198,6 +204,7 @@ impl Step {
             Self::QPool(pool) => Ok(vec![pool.run(inputs, env)?]),
             Self::QMean(mean) => Ok(vec![mean.run(inputs, env)?]),
             Self::QSoftmax(softmax) => Ok(vec![softmax.run(inputs, env)?]),
+            Self::QNorm(norm) => Ok(vec![norm.run(inputs, env)?]),
             Self::If(_) | Self::Loop(_) => Err(OpError::invalid("control flow is run by the session")),
         }
     }

@@ -286,3 +286,71 @@ fn an_image_is_quantized_and_moved_in_one_step_if_nobody_else_reads_its_codes() 
         q.check(0);
     }
 }
+
+/// Heads split from and merged into rows, scores with a factor: all of it strides and multipliers.
+#[test]
+fn heads_are_split_and_merged_without_copies() {
+    let mut q = Qdq::new();
+    let perm = |axes: [i64; 4]| Attrs::new().with("perm", Attr::Ints(axes.to_vec()));
+    let x = q.input("x", &[2, 19, 3, 16], STEP, 128);
+    let k = q.input("k", &[2, 19, 3, 16], 0.0081, 120);
+    let v = q.input("v", &[2, 19, 3, 8], 0.0085, 131);
+    let x = q.g.node(Op::Transpose, &[x], perm([0, 2, 1, 3]));
+    let x = q.pair(x, STEP, 128);
+    let k = q.g.node(Op::Transpose, &[k], perm([0, 2, 3, 1]));
+    let k = q.pair(k, 0.0081, 120);
+    let v = q.g.node(Op::Transpose, &[v], perm([0, 2, 1, 3]));
+    let v = q.pair(v, 0.0085, 131);
+    let y = q.g.node(Op::MatMul, &[x, k], Attrs::new());
+    let eight = q.g.constant("eight", Tensor::scalar(8.0_f32).unwrap());
+    let y = q.g.node(Op::Div, &[y, eight], Attrs::new());
+    let scores = q.pair(y, 0.0042, 125);
+    let y = q.g.node(Op::Softmax, &[scores], Attrs::new().with("axis", Attr::Int(-1)));
+    let y = q.pair(y, 1.0 / 256.0, 0);
+    let y = q.g.node(Op::MatMul, &[y, v], Attrs::new());
+    let y = q.pair(y, 0.0027, 120);
+    let y = q.g.node(Op::Transpose, &[y], perm([0, 2, 1, 3]));
+    q.output(y, 0.0027, 120);
+    infer::run(&mut q.g.graph).unwrap();
+    let program = compile(&q.g.graph, Mode::Integer, Isa::PORTABLE).unwrap();
+    let steps: Vec<&str> = program.steps.iter().map(|s| s.step.name()).collect();
+    assert!(!steps.contains(&"op"), "moves are left: {steps:?}");
+    q.check(0);
+}
+
+#[test]
+fn masked_attention_stays_within_a_step() {
+    for (mask, hidden) in
+        [(&[1, 1, 1, 21][..], -10_000.0), (&[2, 1, 1, 21], f32::MIN), (&[3, 9, 1], -3.5), (&[9, 21], -3.5)]
+    {
+        let mut q = Qdq::new();
+        let rows = q.input("rows", &[2, 3, 9, 21], 0.05, 128);
+        let n = mask.iter().product::<usize>();
+        let values: Vec<f32> = (0..n).map(|i| if i % 4 == 1 { hidden } else { 0.0 }).collect();
+        let m = q.g.constant("mask", Tensor::from_slice(mask, &values).unwrap());
+        let half = q.g.constant("half", Tensor::scalar(0.5_f32).unwrap());
+        // Not folded: a mask comes from an input.
+        let m = if mask.len() == 2 { q.g.node(Op::Mul, &[m, half], Attrs::new()) } else { m };
+        let y = q.g.node(Op::Add, &[rows, m], Attrs::new());
+        let y = q.g.node(Op::Softmax, &[y], Attrs::new().with("axis", Attr::Int(-1)));
+        q.output(y, 1.0 / 256.0, 0);
+        q.check(0);
+    }
+}
+
+#[test]
+fn norms_stay_within_a_step() {
+    for (op, columns, bias) in
+        [(Op::LayerNormalization, 37, true), (Op::LayerNormalization, 16, false), (Op::RmsNormalization, 21, false)]
+    {
+        let mut q = Qdq::new();
+        let x = q.input("x", &[2, 9, columns], STEP, 131);
+        let gamma: Vec<f32> = data::uniform(columns, 5).iter().map(|v| 1.0 + 0.3 * v).collect();
+        let gamma = q.g.constant("gamma", Tensor::from_slice(&[columns], &gamma).unwrap());
+        let beta = q.g.constant("beta", Tensor::from_slice(&[columns], &data::uniform(columns, 6)).unwrap());
+        let inputs = if bias { vec![x, gamma, beta] } else { vec![x, gamma] };
+        let y = q.g.node(op, &inputs, Attrs::new().with("axis", Attr::Int(-1)));
+        q.output(y, 0.021, 120);
+        q.check(0);
+    }
+}

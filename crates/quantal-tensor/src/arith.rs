@@ -13,8 +13,12 @@
 //! (7) range         asymmetric: s = (max − min) / (qmax − qmin), z = clamp(rne(qmin − min / s));
 //!                   symmetric: s = 2·max(|min|, |max|) / (qmax − qmin), z = the middle code
 //! (8) softmax       y = clamp(rne(f32(t[d]) · m) + z_y) over a row, with d = max q − q, t[d] = rne(2²² · exp(−s_x · d)),
-//!                   m = 1 / (f32(Σ t[d]) · s_y): t from f64, the sum exact in 64 bits
+//!                   m = 1 / (f32(Σ t[d]) · s_y): t from f64, the sum exact in 64 bits. A mask is added to the codes as
+//!                   clamp(rne(mask / s_x), −2²⁰, 2²⁰) first; t is 0 where d lies past its table
 //! (9) dynamic       u8: s = (max − min) / 255, z = clamp(rne(0 − min / s), 0, 255), min and max of the tensor and 0
+//! (10) layer norm   y = clamp(rne((f32(n·q − Σq) · a) · (γ / s_y) + β / s_y) + z_y) over a row of n centred codes q, with
+//!                   a = f32(s_x / (n · √(s_x² · (n·Σq² − (Σq)²) / n² + ε))) in f64 from exact sums; RMS takes Σq as 0
+//! (11) per token    u8, by rows: s = max(max|x| / 127, 2⁻¹²⁶), z = 128
 //! ```
 //!
 //! `rne` rounds half to even. Every operation is one IEEE-754 f32 operation, in the order written: `x / s` is a true
@@ -111,7 +115,24 @@ pub fn range_to_qparams(min: f32, max: f32, qmin: i32, qmax: i32, symmetric: boo
 
 /// The terms of equation (8), indexed by the distance from the largest code of the row.
 pub fn softmax_table(scale_x: f32) -> [u32; 256] {
-    std::array::from_fn(|d| (4_194_304.0 * libm::exp(-f64::from(scale_x) * d as f64)).round_ties_even() as u32)
+    std::array::from_fn(|d| softmax_term(scale_x, d))
+}
+
+/// The terms of equation (8) where a mask takes distances past 255: at least 256, the last one 0 and for all that lies
+/// beyond. `None` if the scale is so small that they would be more than 2¹⁴.
+pub fn softmax_mask_table(scale_x: f32) -> Option<Vec<u32>> {
+    let last = (256..1 << 14).find(|&d| softmax_term(scale_x, d) == 0)?;
+    Some((0..=last).map(|d| softmax_term(scale_x, d)).collect())
+}
+
+fn softmax_term(scale_x: f32, d: usize) -> u32 {
+    (4_194_304.0 * libm::exp(-f64::from(scale_x) * d as f64)).round_ties_even() as u32
+}
+
+/// What a mask adds to a code of equation (8).
+#[inline]
+pub fn softmax_mask(mask: f32, scale_x: f32) -> i32 {
+    quantize(mask, scale_x, 0, -(1 << 20), 1 << 20)
 }
 
 /// The multiplier of equation (8) for a row whose terms add up to `sum`.
@@ -120,11 +141,10 @@ pub fn softmax_multiplier(sum: u64, scale_y: f32) -> f32 {
     1.0 / (sum as f32 * scale_y)
 }
 
-/// Equation (8) over one row of codes.
-pub fn softmax(row: &[i32], scale_x: f32, output: Affine) -> Vec<i32> {
-    let table = softmax_table(scale_x);
+/// Equation (8) over one row of codes, masked or not, with the table of their scale.
+pub fn softmax(row: &[i32], table: &[u32], output: Affine) -> Vec<i32> {
     let max = row.iter().copied().max().unwrap_or(0);
-    let terms: Vec<u32> = row.iter().map(|q| table[(max - q) as usize]).collect();
+    let terms: Vec<u32> = row.iter().map(|q| table[((max - q) as usize).min(table.len() - 1)]).collect();
     let multiplier = softmax_multiplier(terms.iter().copied().map(u64::from).sum(), output.scale);
     let code = |t: &u32| round_to_code(*t as f32 * multiplier, output.zero_point, output.qmin, output.qmax);
     terms.iter().map(code).collect()
@@ -142,6 +162,41 @@ pub fn dynamic_qparams(min: f32, max: f32) -> Option<(f32, i32)> {
         return Some((1.0, 0));
     }
     Some((scale, (0.0 - min / scale).round_ties_even().clamp(0.0, 255.0) as i32))
+}
+
+/// The factor `a` of equation (10) for `n` centred codes: their sum, or 0 for RMS, and the sum of their squares.
+#[inline]
+pub fn layer_norm_factor(sum: i64, squares: i64, n: usize, scale_x: f32, epsilon: f32) -> f32 {
+    let (count, scale) = (n as f64, f64::from(scale_x));
+    let spread = (n as i128 * i128::from(squares) - i128::from(sum) * i128::from(sum)) as f64;
+    let variance = scale * scale * spread / (count * count) + f64::from(epsilon);
+    (scale / (count * variance.sqrt())) as f32
+}
+
+/// Equation (10) over one row of codes; `factor` and `addend` are `γ / s_y` and `β / s_y`.
+pub fn layer_norm(
+    row: &[i32],
+    input: Affine,
+    factor: &[f32],
+    addend: &[f32],
+    epsilon: f32,
+    rms: bool,
+    output: Affine,
+) -> Vec<i32> {
+    let centred = || row.iter().map(|q| q - input.zero_point);
+    let sum = if rms { 0 } else { centred().map(i64::from).sum() };
+    let a = layer_norm_factor(sum, centred().map(|q| i64::from(q * q)).sum(), row.len(), input.scale, epsilon);
+    let code = |(i, q): (usize, i32)| {
+        let from_mean = (row.len() as i64 * i64::from(q) - sum) as f32;
+        round_to_code(from_mean * a * factor[i] + addend[i], output.zero_point, output.qmin, output.qmax)
+    };
+    centred().enumerate().map(code).collect()
+}
+
+/// The scale of equation (11) for a row whose largest magnitude is `most`.
+#[inline]
+pub fn row_scale(most: f32) -> f32 {
+    (most / 127.0).max(f32::MIN_POSITIVE)
 }
 
 #[cfg(test)]
@@ -184,10 +239,52 @@ mod tests {
         let row: Vec<i32> = (0..197).map(|i| i * 89 % 256 - 128).collect();
         let exp: Vec<f64> = row.iter().map(|&q| (0.1 * f64::from(q)).exp()).collect();
         let sum: f64 = exp.iter().sum();
-        for (y, e) in softmax(&row, 0.1, output).iter().zip(&exp) {
+        for (y, e) in softmax(&row, &softmax_table(0.1), output).iter().zip(&exp) {
             assert!((f64::from(*y + 128) - 256.0 * e / sum).abs() < 0.501);
         }
-        assert_eq!(softmax(&[7], 0.1, output), [127]);
+        assert_eq!(softmax(&[7], &softmax_table(0.1), output), [127]);
+    }
+
+    #[test]
+    fn masks_hide_and_shift_as_reals_do() {
+        let (scale, table) = (0.02, softmax_mask_table(0.02).unwrap());
+        let output = Affine { scale: 1.0 / 255.0, zero_point: 0, qmin: 0, qmax: 255 };
+        let row: Vec<i32> = (0..50).map(|i| i * 89 % 256).collect();
+        let mask: Vec<f32> = (0..50).map(|i| if i % 3 == 0 { f32::MIN } else { -0.2 * i as f32 }).collect();
+        let exp: Vec<f64> =
+            row.iter().zip(&mask).map(|(&q, &m)| libm::exp(0.02 * f64::from(q) + f64::from(m))).collect();
+        let sum: f64 = exp.iter().sum();
+        let masked: Vec<i32> = row.iter().zip(&mask).map(|(q, &m)| q + softmax_mask(m, scale)).collect();
+        for (y, e) in softmax(&masked, &table, output).iter().zip(&exp) {
+            assert!((f64::from(*y) - 255.0 * e / sum).abs() < 0.501);
+        }
+        assert_eq!(softmax_mask(f32::NEG_INFINITY, scale), -(1 << 20));
+        assert_eq!(softmax_mask_table(1e-6), None);
+    }
+
+    #[test]
+    fn layer_norm_is_within_a_step_of_the_real_one() {
+        let input = Affine { scale: 0.037, zero_point: 101, qmin: 0, qmax: 255 };
+        let output = Affine { scale: 0.03, zero_point: 125, qmin: 0, qmax: 255 };
+        let row: Vec<i32> = (0..771).map(|i| i * 89 % 256).collect();
+        let real: Vec<f64> = row.iter().map(|q| 0.037_f32 as f64 * f64::from(q - 101)).collect();
+        let (gamma, beta) = ((0..771).map(|i| 1.0 + 0.001 * i as f32), (0..771).map(|i| 0.3 - 0.0005 * i as f32));
+        let factor: Vec<f32> = gamma.clone().map(|g| g / output.scale).collect();
+        let addend: Vec<f32> = beta.clone().map(|b| b / output.scale).collect();
+        for rms in [false, true] {
+            let mean = if rms { 0.0 } else { real.iter().sum::<f64>() / 771.0 };
+            let variance = real.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / 771.0;
+            let want = (real.iter().zip(gamma.clone().zip(beta.clone())))
+                .map(|(x, (g, b))| (x - mean) / (variance + 1e-5).sqrt() * f64::from(g) + f64::from(b));
+            let found = layer_norm(&row, input, &factor, &addend, 1e-5, rms, output);
+            for (y, w) in found.iter().zip(want) {
+                let w = (w / f64::from(output.scale) + 125.0).clamp(0.0, 255.0);
+                assert!((f64::from(*y) - w).abs() < 0.501, "{y} {w}");
+            }
+        }
+        // A row without spread is all beta, or nothing where there is no epsilon.
+        assert_eq!(layer_norm(&[7, 7], input, &[3.0, 3.0], &[1.0, 2.0], 1e-5, false, output), [126, 127]);
+        assert_eq!(layer_norm(&[7, 7], input, &[3.0, 3.0], &[1.0, 2.0], 0.0, false, output), [125, 125]);
     }
 
     #[test]

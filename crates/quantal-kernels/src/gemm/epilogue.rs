@@ -194,6 +194,24 @@ impl RawEpilogue {
     }
 }
 
+impl RawEpilogue {
+    /// The same, for an output that begins `offset` elements later.
+    ///
+    /// # Safety
+    /// The output holds `offset` elements more than were checked for.
+    pub(crate) unsafe fn at(mut self, offset: usize) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match &mut self.out {
+                RawOut::Codes { out, .. } => *out = out.add(offset),
+                RawOut::F32(out) => *out = out.add(offset),
+                RawOut::I32(out) => *out = out.add(offset),
+            }
+        }
+        self
+    }
+}
+
 /// What the columns of one panel add and multiply by, padded so that whole registers may be read.
 #[repr(align(64))]
 pub(crate) struct Columns {

@@ -44,6 +44,23 @@ impl<const L: usize> Simd for Lanes<L> {
         std::array::from_fn(|i| a[i].wrapping_mul(b[i]))
     }
     #[inline(always)]
+    unsafe fn minus(a: [i32; L], b: [i32; L]) -> [i32; L] {
+        std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
+    }
+    #[inline(always)]
+    unsafe fn max(a: [i32; L], b: [i32; L]) -> [i32; L] {
+        std::array::from_fn(|i| a[i].max(b[i]))
+    }
+    #[inline(always)]
+    unsafe fn min(a: [i32; L], b: [i32; L]) -> [i32; L] {
+        std::array::from_fn(|i| a[i].min(b[i]))
+    }
+    #[inline(always)]
+    unsafe fn gather(table: *const i32, i: [i32; L]) -> [i32; L] {
+        // SAFETY: the trait's contract.
+        i.map(|i| unsafe { *table.offset(i as isize) })
+    }
+    #[inline(always)]
     unsafe fn splat_f(v: f32) -> [f32; L] {
         [v; L]
     }
@@ -68,6 +85,14 @@ impl<const L: usize> Simd for Lanes<L> {
     #[inline(always)]
     unsafe fn mul_f(a: [f32; L], b: [f32; L]) -> [f32; L] {
         std::array::from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn abs_f(v: [f32; L]) -> [f32; L] {
+        v.map(f32::abs)
+    }
+    #[inline(always)]
+    unsafe fn max_f(a: [f32; L], b: [f32; L]) -> [f32; L] {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
     #[inline(always)]
     unsafe fn div_f(a: [f32; L], b: [f32; L]) -> [f32; L] {

@@ -1,10 +1,11 @@
 //! NEON registers.
 
 use std::arch::aarch64::{
-    float32x4_t, int16x4_t, int32x4_t, vaddq_f32, vaddq_s32, vandq_u32, vceqq_f32, vcvtnq_s32_f32, vcvtq_f32_s32,
-    vdivq_f32, vdupq_n_f32, vdupq_n_s32, vget_low_s16, vld1q_f32, vld1q_s32, vld2_s16, vmaxq_f32, vminq_f32, vmlal_s16,
-    vmovl_s8, vmovl_s16, vmovl_u8, vmulq_f32, vmulq_s32, vreinterpret_s8_u32, vreinterpret_u8_u32,
-    vreinterpretq_f32_u32, vreinterpretq_s16_u16, vreinterpretq_u32_f32, vset_lane_u32, vst1q_f32, vst1q_s32,
+    float32x4_t, int16x4_t, int32x4_t, vabsq_f32, vaddq_f32, vaddq_s32, vandq_u32, vbslq_f32, vceqq_f32, vcgtq_f32,
+    vcvtnq_s32_f32, vcvtq_f32_s32, vdivq_f32, vdupq_n_f32, vdupq_n_s32, vget_low_s16, vld1q_f32, vld1q_s32, vld2_s16,
+    vmaxq_f32, vmaxq_s32, vminq_f32, vminq_s32, vmlal_s16, vmovl_s8, vmovl_s16, vmovl_u8, vmulq_f32, vmulq_s32,
+    vreinterpret_s8_u32, vreinterpret_u8_u32, vreinterpretq_f32_u32, vreinterpretq_s16_u16, vreinterpretq_u32_f32,
+    vset_lane_u32, vst1q_f32, vst1q_s32, vsubq_s32,
 };
 
 use super::Simd;
@@ -51,12 +52,17 @@ impl Simd for Neon {
         store(p: *mut i32, v: int32x4_t) = vst1q_s32(p, v);
         add(a: int32x4_t, b: int32x4_t) -> int32x4_t = vaddq_s32(a, b);
         mul(a: int32x4_t, b: int32x4_t) -> int32x4_t = vmulq_s32(a, b);
+        minus(a: int32x4_t, b: int32x4_t) -> int32x4_t = vsubq_s32(a, b);
+        max(a: int32x4_t, b: int32x4_t) -> int32x4_t = vmaxq_s32(a, b);
+        min(a: int32x4_t, b: int32x4_t) -> int32x4_t = vminq_s32(a, b);
         splat_f(v: f32) -> float32x4_t = vdupq_n_f32(v);
         load_f(p: *const f32) -> float32x4_t = vld1q_f32(p);
         store_f(p: *mut f32, v: float32x4_t) = vst1q_f32(p, v);
         to_f(v: int32x4_t) -> float32x4_t = vcvtq_f32_s32(v);
         add_f(a: float32x4_t, b: float32x4_t) -> float32x4_t = vaddq_f32(a, b);
         mul_f(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmulq_f32(a, b);
+        abs_f(v: float32x4_t) -> float32x4_t = vabsq_f32(v);
+        max_f(a: float32x4_t, b: float32x4_t) -> float32x4_t = vbslq_f32(vcgtq_f32(a, b), a, b);
         div_f(a: float32x4_t, b: float32x4_t) -> float32x4_t = vdivq_f32(a, b);
         zero_nan(v: float32x4_t) -> float32x4_t =
             vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), vceqq_f32(v, v)));
@@ -65,6 +71,17 @@ impl Simd for Neon {
         load_u8(p: *const u8) -> int32x4_t = vmovl_s16(four::<false>(p));
         load_s8(p: *const u8) -> int32x4_t = vmovl_s16(four::<true>(p));
         store_bytes(p: *mut u8, v: int32x4_t) = p.cast::<u32>().write_unaligned(low_bytes(v));
+    }
+
+    #[inline(always)]
+    unsafe fn gather(table: *const i32, i: int32x4_t) -> int32x4_t {
+        let mut lanes = [0; 4];
+        // SAFETY: the trait's contract: the table is valid for every index.
+        unsafe {
+            vst1q_s32(lanes.as_mut_ptr(), i);
+            let found = lanes.map(|i| *table.offset(i as isize));
+            vld1q_s32(found.as_ptr())
+        }
     }
 
     #[inline(always)]

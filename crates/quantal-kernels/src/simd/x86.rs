@@ -3,15 +3,17 @@
 use std::arch::x86_64::{
     __m128i, __m256, __m256i, __m512, __m512i, _CMP_ORD_Q, _mm_loadl_epi64, _mm_loadu_si128, _mm_storel_epi64,
     _mm_storeu_si128, _mm_unpackhi_epi8, _mm_unpacklo_epi8, _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps,
-    _mm256_castsi128_si256, _mm256_castsi256_si128, _mm256_cmp_ps, _mm256_cvtepi8_epi16, _mm256_cvtepi8_epi32,
-    _mm256_cvtepi32_ps, _mm256_cvtepu8_epi16, _mm256_cvtepu8_epi32, _mm256_cvtps_epi32, _mm256_div_ps,
-    _mm256_inserti128_si256, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_max_ps, _mm256_min_ps,
-    _mm256_mul_ps, _mm256_mullo_epi32, _mm256_permutevar8x32_epi32, _mm256_set1_epi32, _mm256_set1_ps,
-    _mm256_setr_epi8, _mm256_setr_epi32, _mm256_shuffle_epi8, _mm256_storeu_ps, _mm256_storeu_si256, _mm512_add_epi32,
-    _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_cvtepi8_epi16, _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi8,
-    _mm512_cvtepi32_ps, _mm512_cvtepu8_epi16, _mm512_cvtepu8_epi32, _mm512_cvtps_epi32, _mm512_div_ps,
-    _mm512_dpwssd_epi32, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps,
-    _mm512_mul_ps, _mm512_mullo_epi32, _mm512_set1_epi32, _mm512_set1_ps, _mm512_storeu_ps, _mm512_storeu_si512,
+    _mm256_andnot_ps, _mm256_castsi128_si256, _mm256_castsi256_si128, _mm256_cmp_ps, _mm256_cvtepi8_epi16,
+    _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi16, _mm256_cvtepu8_epi32, _mm256_cvtps_epi32,
+    _mm256_div_ps, _mm256_i32gather_epi32, _mm256_inserti128_si256, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_max_epi32, _mm256_max_ps, _mm256_min_epi32, _mm256_min_ps, _mm256_mul_ps,
+    _mm256_mullo_epi32, _mm256_permutevar8x32_epi32, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi8,
+    _mm256_setr_epi32, _mm256_shuffle_epi8, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi32, _mm512_abs_ps,
+    _mm512_add_epi32, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_cvtepi8_epi16, _mm512_cvtepi8_epi32,
+    _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi16, _mm512_cvtepu8_epi32, _mm512_cvtps_epi32,
+    _mm512_div_ps, _mm512_dpwssd_epi32, _mm512_i32gather_epi32, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_maskz_mov_ps, _mm512_max_epi32, _mm512_max_ps, _mm512_min_epi32, _mm512_min_ps, _mm512_mul_ps,
+    _mm512_mullo_epi32, _mm512_set1_epi32, _mm512_set1_ps, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi32,
 };
 
 use super::Simd;
@@ -46,12 +48,18 @@ impl Simd for Avx2 {
         store(p: *mut i32, v: __m256i) = _mm256_storeu_si256(p.cast(), v);
         add(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
         mul(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi32(a, b);
+        minus(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
+        max(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epi32(a, b);
+        min(a: __m256i, b: __m256i) -> __m256i = _mm256_min_epi32(a, b);
+        gather(table: *const i32, i: __m256i) -> __m256i = _mm256_i32gather_epi32::<4>(table, i);
         splat_f(v: f32) -> __m256 = _mm256_set1_ps(v);
         load_f(p: *const f32) -> __m256 = _mm256_loadu_ps(p);
         store_f(p: *mut f32, v: __m256) = _mm256_storeu_ps(p, v);
         to_f(v: __m256i) -> __m256 = _mm256_cvtepi32_ps(v);
         add_f(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
         mul_f(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
+        abs_f(v: __m256) -> __m256 = _mm256_andnot_ps(_mm256_set1_ps(-0.0), v);
+        max_f(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
         div_f(a: __m256, b: __m256) -> __m256 = _mm256_div_ps(a, b);
         zero_nan(v: __m256) -> __m256 = _mm256_and_ps(v, _mm256_cmp_ps::<_CMP_ORD_Q>(v, v));
         clamp_round(v: __m256, lo: __m256, hi: __m256) -> __m256i =
@@ -105,12 +113,18 @@ impl Simd for Avx512 {
         store(p: *mut i32, v: __m512i) = _mm512_storeu_si512(p.cast(), v);
         add(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
         mul(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi32(a, b);
+        minus(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
+        max(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epi32(a, b);
+        min(a: __m512i, b: __m512i) -> __m512i = _mm512_min_epi32(a, b);
+        gather(table: *const i32, i: __m512i) -> __m512i = _mm512_i32gather_epi32::<4>(i, table);
         splat_f(v: f32) -> __m512 = _mm512_set1_ps(v);
         load_f(p: *const f32) -> __m512 = _mm512_loadu_ps(p);
         store_f(p: *mut f32, v: __m512) = _mm512_storeu_ps(p, v);
         to_f(v: __m512i) -> __m512 = _mm512_cvtepi32_ps(v);
         add_f(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
         mul_f(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
+        abs_f(v: __m512) -> __m512 = _mm512_abs_ps(v);
+        max_f(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
         div_f(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b);
         zero_nan(v: __m512) -> __m512 = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_ORD_Q>(v, v), v);
         clamp_round(v: __m512, lo: __m512, hi: __m512) -> __m512i =

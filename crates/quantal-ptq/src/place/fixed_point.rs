@@ -4,6 +4,7 @@
 //! codes. Both depend on its neighbours, so the largest set of nodes that agrees with itself is found by starting with
 //! every candidate and taking away until nothing changes.
 
+use super::attention;
 use super::form::{self, Form, Kind, NoForm};
 use super::fuse::Fused;
 use crate::recipe::Recipe;
@@ -17,15 +18,20 @@ pub(super) struct Chosen {
     pub(super) integer: BTreeMap<NodeId, Form>,
     /// Nodes that stay in float: why, and whether the operator could have run in integers.
     pub(super) float: BTreeMap<NodeId, (String, bool)>,
+    /// The Add of each attention mask, and the Softmax that does it.
+    pub(super) masks: BTreeMap<NodeId, NodeId>,
 }
 
 /// The forms of all nodes that have one and that the recipe does not leave in float.
-pub(super) fn candidates(graph: &Graph, recipe: &Recipe) -> Chosen {
-    let mut chosen = Chosen { integer: BTreeMap::new(), float: BTreeMap::new() };
+pub(super) fn candidates(graph: &Graph, uses: &Uses, recipe: &Recipe, exceptions: &BTreeMap<NodeId, String>) -> Chosen {
+    let mut chosen = Chosen { integer: BTreeMap::new(), float: BTreeMap::new(), masks: BTreeMap::new() };
     for (id, node) in graph.nodes() {
         match form::of(graph, node) {
             Ok(_) if recipe.override_of(&node.name).is_some_and(|o| o.fallback) => {
                 chosen.float.insert(id, ("the recipe says so".to_owned(), true));
+            }
+            Ok(_) if exceptions.contains_key(&id) => {
+                chosen.float.insert(id, (exceptions[&id].clone(), true));
             }
             Ok(form) => {
                 chosen.integer.insert(id, form);
@@ -36,6 +42,7 @@ pub(super) fn candidates(graph: &Graph, recipe: &Recipe) -> Chosen {
             }
         }
     }
+    chosen.masks = attention::masks(graph, uses, &mut chosen);
     chosen
 }
 
@@ -84,6 +91,8 @@ fn float_input(graph: &Graph, uses: &Uses, chosen: &Chosen, id: NodeId) -> Optio
         let name = graph.value(v).name.escape_debug();
         match uses.producer(v) {
             Some(p) if chosen.integer.contains_key(&p) => None,
+            // It is rounded to codes anyway: a residual stream that begins in float goes on in codes.
+            Some(_) if kind == Kind::Arithmetic && is_factor(uses, chosen, v) => None,
             Some(p) => Some(format!("its input `{name}` comes in float from `{}`", graph.node(p).name.escape_debug())),
             // Moving the codes of an input costs less than moving its floats.
             None if kind == Kind::Moves => None,
@@ -97,9 +106,18 @@ fn unread(graph: &Graph, uses: &Uses, fused: &Fused, chosen: &Chosen, id: NodeId
     if fused.is_mandatory(id, chosen) {
         return None;
     }
+    if chosen.masks.get(&id).is_some_and(|softmax| chosen.integer.contains_key(softmax)) {
+        return None;
+    }
     let mut outputs = graph.node(id).outputs.iter().copied().flatten();
     let read = outputs.any(|v| uses.readers(v).iter().any(|r| reads_codes(chosen, *r, v)));
     (!read).then(|| "nothing that reads its result runs in integers".to_owned())
+}
+
+/// Whether a value is multiplied by weights in integers.
+fn is_factor(uses: &Uses, chosen: &Chosen, v: ValueId) -> bool {
+    let weighted = |r: &NodeId| matches!(chosen.integer.get(r), Some(Form::Weighted(w)) if w.data == v);
+    uses.readers(v).iter().any(weighted)
 }
 
 /// Whether an integer node reads a value as data.

@@ -5,8 +5,9 @@ use quantal_ir::op::weighted::Weighted;
 use quantal_ir::{Graph, Node, Op, QuantClass, ValueId};
 use quantal_tensor::{DType, Tensor};
 
-/// A constant operand of an integer node has at most this many elements; more is data of its own (an embedding).
-const MAX_OPERAND: usize = 1 << 16;
+/// A constant operand of an integer node has at most this many elements: the positions of a vision transformer, but not
+/// the words of a language model, which are data of their own.
+const MAX_OPERAND: usize = 1 << 20;
 
 /// The integer form of a node.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,6 +67,10 @@ pub(super) fn of(graph: &Graph, node: &Node) -> Result<Form, NoForm> {
         QuantClass::Float if node.op == Op::Div => {
             only_floats(graph, node)?;
             division(graph, node)
+        }
+        QuantClass::Float if matches!(node.op, Op::LayerNormalization | Op::RmsNormalization) => {
+            only_floats(graph, node)?;
+            normalization(graph, node)
         }
         QuantClass::Quant | QuantClass::Float => Err(float(format!("{} has no integer form", node.op_name()))),
     }
@@ -153,9 +158,7 @@ fn integer(graph: &Graph, node: &Node) -> Result<Form, NoForm> {
             Err(float("its axes are computed while running"))
         }
         Op::Softmax => {
-            let axis = node.attrs.int_or("axis", -1).unwrap_or(-1);
-            let last = axis == -1 || graph.value(x).rank().is_some_and(|r| axis + 1 == r as i64);
-            if last {
+            if on_last_axis(graph, node, x) {
                 Ok(optional(vec![x], Kind::Arithmetic))
             } else {
                 Err(float("it does not run over the last axis"))
@@ -163,6 +166,27 @@ fn integer(graph: &Graph, node: &Node) -> Result<Form, NoForm> {
         }
         _ => Ok(optional(vec![x], Kind::Arithmetic)),
     }
+}
+
+/// Whether the axis of a node is the last one of its input.
+fn on_last_axis(graph: &Graph, node: &Node, x: ValueId) -> bool {
+    let axis = node.attrs.int_or("axis", -1).unwrap_or(-1);
+    axis == -1 || graph.value(x).rank().is_some_and(|r| axis + 1 == r as i64)
+}
+
+fn normalization(graph: &Graph, node: &Node) -> Result<Form, NoForm> {
+    let x = first(node)?;
+    if !on_last_axis(graph, node, x) {
+        return Err(float("it does not run over the last axis alone"));
+    }
+    if node.outputs.iter().skip(1).any(Option::is_some) {
+        return Err(float("it hands out its moments"));
+    }
+    let fixed = |v: Option<ValueId>| constant(graph, v).is_some_and(|t| t.rank() == 1);
+    if !fixed(node.input(1)) || node.input(2).is_some() && !fixed(node.input(2)) {
+        return Err(float("its scale or bias is no constant vector"));
+    }
+    Ok(optional(vec![x], Kind::Arithmetic))
 }
 
 fn division(graph: &Graph, node: &Node) -> Result<Form, NoForm> {

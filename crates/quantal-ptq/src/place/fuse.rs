@@ -1,5 +1,5 @@
-//! Nodes that go into the one before them, so that no codes lie between: a bias added to a product, and the clamp
-//! (Relu, Clip) after a product or a sum.
+//! Nodes that go into the one before them, so that no codes lie between: a bias added to a product, the clamp (Relu,
+//! Clip) after a product or a sum, and the constant factor of attention scores.
 
 use super::fixed_point::Chosen;
 use super::form::{Form, Kind, is_scalar};
@@ -29,8 +29,9 @@ impl Fused {
             let sum = node.op == Op::Add
                 && !fused.into.contains_key(&id)
                 && matches!(chosen.integer.get(&id), Some(Form::Optional { data, kind: Kind::Arithmetic })
-                    if data[0] != data[1]);
-            let Some(mut end) = node.output(0).filter(|_| weighted || sum) else { continue };
+                    if data.len() == 2 && data[0] != data[1]);
+            let scores = node.op == Op::MatMul && !weighted && chosen.integer.contains_key(&id);
+            let Some(mut end) = node.output(0).filter(|_| weighted || sum || scores) else { continue };
             fused.ends_in_codes.insert(id, weighted && matches!(node.op, Op::Conv | Op::ConvTranspose));
             let product = weighted && node.op == Op::MatMul;
             if let Some((add, bias)) = product.then(|| bias_add(graph, uses, chosen, node.input(1), end)).flatten() {
@@ -38,6 +39,11 @@ impl Fused {
                 fused.into.insert(add, id);
                 fused.bias.insert(id, bias);
                 fused.chain.entry(id).or_default().push((add, end));
+            }
+            if let Some((by, out)) = scores.then(|| factor(graph, uses, chosen, end)).flatten() {
+                fused.into.insert(by, id);
+                fused.chain.entry(id).or_default().push((by, out));
+                continue;
             }
             let clamp = only_reader(graph, uses, end)
                 .filter(|c| matches!(graph.node(*c).op, Op::Relu | Op::Clip) && chosen.integer.contains_key(c));
@@ -80,6 +86,19 @@ fn only_reader(graph: &Graph, uses: &Uses, v: ValueId) -> Option<NodeId> {
         [reader] if !graph.is_output(v) => Some(*reader),
         _ => None,
     }
+}
+
+/// The Mul or Div by one constant above 0 that is all that reads the product of two run-time tensors, and what it makes.
+fn factor(graph: &Graph, uses: &Uses, chosen: &Chosen, product: ValueId) -> Option<(NodeId, ValueId)> {
+    let id = only_reader(graph, uses, product).filter(|id| chosen.integer.contains_key(id))?;
+    let node = graph.node(id);
+    let by = match node.op {
+        Op::Mul => node.reads().find(|&v| v != product)?,
+        Op::Div => node.input(1)?,
+        _ => return None,
+    };
+    let positive = graph.constant(Some(by)).and_then(|t| t.get::<f32>()).is_some_and(|c| matches!(c, [c] if *c > 0.0));
+    positive.then_some((id, node.output(0)?))
 }
 
 /// The Add of a constant vector along the last axis that is all that reads a product, and that vector.

@@ -142,7 +142,7 @@ fn squeeze_and_excite_stays_in_integers_and_swish_is_one_table() {
 }
 
 #[test]
-fn transformer_block_keeps_norms_masks_and_residuals_in_float() {
+fn transformer_block_runs_in_integers_with_its_mask_out_of_the_range() {
     let mut b = Build::new();
     let x = b.input("x", &[1, 4, 8]);
     let mask = b.input("mask", &[1, 1, 4]);
@@ -154,15 +154,17 @@ fn transformer_block_keeps_norms_masks_and_residuals_in_float() {
     let k = b.matmul(norm, 8);
     let k = b.unary(Op::Transpose, k);
     let scores = b.named(Op::MatMul, "scores", &[q, k], Attrs::new());
+    let root = b.scalar(2.8);
+    let scores = b.named(Op::Div, "scaled", &[scores, root], Attrs::new());
     let masked = b.named(Op::Add, "masked", &[scores, mask], Attrs::new());
     let soft = b.unary(Op::Softmax, masked);
     let v = b.matmul(norm, 8);
     let mixed = b.named(Op::MatMul, "mixed", &[soft, v], Attrs::new());
     let out = b.matmul(mixed, 8);
-    let residual = b.named(Op::Add, "residual", &[out, x], Attrs::new());
+    let residual = b.named(Op::Add, "residual", &[out, norm], Attrs::new());
+    let second = b.named(Op::LayerNormalization, "second", &[residual, gamma, beta], Attrs::new());
     // Gelu, written out.
-    let up = b.named(Op::MatMul, "up", &[residual, gamma], Attrs::new());
-    let up = b.matmul(up, 8);
+    let up = b.matmul(second, 8);
     let root = b.scalar(1.414);
     let scaled = b.binary(Op::Div, up, root);
     let erf = b.unary(Op::Erf, scaled);
@@ -174,13 +176,20 @@ fn transformer_block_keeps_norms_masks_and_residuals_in_float() {
     let down = b.named(Op::MatMul, "down", &[gelu, half], Attrs::new());
     let last = b.matmul(gelu, 8);
     let p = b.place(&[last, down]);
-    // Values into products with weights, and the two ends of the Gelu: nothing else.
-    assert_eq!(p.encoded(), ["LayerNormalization", "mixed", "up", "MatMul_4", "gelu"]);
+    // Neither the product of the scores nor their sum with the mask has codes, and the Gelu has none inside.
+    let encoded = ["LayerNormalization", "q", "MatMul_1", "Transpose", "scaled", "Softmax", "MatMul_2", "mixed"];
+    let encoded: Vec<&str> =
+        encoded.into_iter().chain(["MatMul_3", "residual", "second", "MatMul_4", "gelu"]).collect();
+    assert_eq!(p.encoded(), encoded);
     assert_eq!(p.verdict("q"), Verdict::Fused(p.graph.nodes().nth(1).unwrap().0));
-    for node in ["scores", "masked", "Softmax", "mixed", "residual", "Transpose"] {
-        assert_eq!(p.verdict(node), Verdict::Float, "{node}");
+    for node in ["scores", "Softmax", "mixed", "residual", "second", "Transpose"] {
+        assert_eq!(p.verdict(node), Verdict::Integer, "{node}");
     }
-    assert!(p.why("masked").contains("`mask`"), "{}", p.why("masked"));
+    // The first norm is fed in float, but what it makes goes into products: the residual stream goes on in codes.
+    assert_eq!(p.verdict("LayerNormalization"), Verdict::Float);
+    assert!(matches!(p.verdict("masked"), Verdict::Fused(_)), "{:?}", p.verdict("masked"));
+    assert!(p.why("masked").contains("`Softmax`"), "{}", p.why("masked"));
+    assert!(matches!(p.verdict("scaled"), Verdict::Fused(_)));
     assert_eq!(p.verdict("Erf"), Verdict::Integer);
 }
 

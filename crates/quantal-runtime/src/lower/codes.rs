@@ -255,8 +255,13 @@ impl Target {
     /// Says that `id` runs on integers, and that all up to the codes went into it.
     pub(super) fn done(&self, l: &mut Lowering<'_>, id: NodeId, kernel: &'static str) {
         l.set(id, Status::Integer { kernel });
+        self.fused(l, id);
+    }
+
+    /// Says that all up to the codes went into the step of `into`.
+    pub(super) fn fused(&self, l: &mut Lowering<'_>, into: NodeId) {
         for &q in &self.absorbed {
-            l.set(q, Status::Fused { into: id });
+            l.set(q, Status::Fused { into });
         }
     }
 }

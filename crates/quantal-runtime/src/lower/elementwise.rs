@@ -1,7 +1,7 @@
 //! Add, Sub and Mul of codes; with a constant, any binary operator as a table.
 
 use super::codes::{self, Operand, Target};
-use super::{Rule, function, table};
+use super::{Rule, function, softmax, table};
 use crate::compile::Lowering;
 use crate::coverage::{Reason, Status};
 use crate::layout::Layout;
@@ -21,6 +21,9 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
             let f = function::with_constant(node.op, c, first);
             return table::function_of(l, id, x, f.ok_or_else(|| codes::refusal(l, id))?);
         }
+    }
+    if node.op == Op::Add && softmax::masked(l, id, [a, b], y)? {
+        return Ok(());
     }
     let kind = match node.op {
         Op::Add => Kind::Add,

@@ -4,7 +4,7 @@
 use super::codes::{self, Operand, Target};
 use super::{Rule, attr, prepared, table};
 use crate::compile::Lowering;
-use crate::coverage::Reason;
+use crate::coverage::{Reason, Status};
 use crate::layout::Layout;
 use crate::ops::OpKernel;
 use crate::program::SlotId;
@@ -14,6 +14,16 @@ use quantal_ir::op::quant::normalize_axis;
 use quantal_ir::{Attr, Node, NodeId, Op, ValueId};
 use quantal_tensor::{Tensor, arith};
 use std::sync::Arc;
+
+/// Codes that are others transposed: a product may read those instead, with strides.
+pub(crate) struct Transposed {
+    /// The Transpose.
+    pub(super) node: NodeId,
+    /// The value that it reads, in the standard layout.
+    pub(super) from: ValueId,
+    /// Its axes.
+    pub(super) perm: Vec<usize>,
+}
 
 pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
     let node = l.graph.node(id).clone();
@@ -60,6 +70,17 @@ fn single(l: &mut Lowering<'_>, id: NodeId, node: &Node) -> Rule<()> {
     {
         return Ok(done);
     }
+    let transposed = if node.op == Op::Transpose && same_codes(x.codes, target.codes) {
+        let perm = permutation(l, &node, x)?;
+        if let Some(perm) = &perm
+            && into_product(l, id, x, perm, &target)
+        {
+            return Ok(());
+        }
+        perm.filter(|_| l.layout(x.value) == Layout::Standard)
+    } else {
+        None
+    };
     let pad = if node.op == Op::Pad { Some(pad_code(l, &node, target.codes)?) } else { None };
     // An operator on codes reads its other inputs, shapes and indices, as they are.
     node.origin = None;
@@ -76,7 +97,40 @@ fn single(l: &mut Lowering<'_>, id: NodeId, node: &Node) -> Rule<()> {
     let to = target.define(l, Layout::Standard, rank_out);
     l.emit(id, Step::Op(Box::new(kernel)), inputs, vec![Some(to)]);
     target.done(l, id, "bytes");
+    if let Some(perm) = transposed {
+        for v in target.values() {
+            l.transposed.insert(v, Transposed { node: id, from: x.value, perm: perm.clone() });
+        }
+    }
     Ok(())
+}
+
+/// The axes of a Transpose, if the rank is known.
+fn permutation(l: &Lowering<'_>, node: &Node, x: Operand) -> Rule<Option<Vec<usize>>> {
+    let Some(rank) = l.rank(x.value) else { return Ok(None) };
+    let Some(perm) = attr(l, node.attrs.ints("perm"))? else { return Ok(Some((0..rank).rev().collect())) };
+    let perm: Vec<usize> = perm.iter().filter_map(|&p| usize::try_from(p).ok()).collect();
+    let mut sorted = perm.clone();
+    sorted.sort_unstable();
+    Ok(sorted.into_iter().eq(0..rank).then_some(perm))
+}
+
+/// Lets the product that makes `x` write it transposed, if nobody else reads it. False if it cannot.
+fn into_product(l: &mut Lowering<'_>, id: NodeId, x: Operand, perm: &[usize], target: &Target) -> bool {
+    let alone = codes::readers_of_codes(l, x.value).is_some_and(|r| r == [id]);
+    let Some(slot) = l.own_slot(x.value, Layout::Standard).filter(|_| alone) else { return false };
+    let Some(row) = l.step_mut(slot) else { return false };
+    let into = row.node;
+    match &mut row.step {
+        Step::QMatMul(product) if product.y_perm.is_none() && perm.last() == Some(&(perm.len() - 1)) => {
+            product.y_perm = Some(perm.to_vec());
+        }
+        _ => return false,
+    }
+    target.take_over(l, Layout::Standard, slot);
+    target.fused(l, into);
+    l.set(id, Status::Fused { into });
+    true
 }
 
 /// A Transpose between the two layouts only gives the bytes another name.
@@ -84,7 +138,8 @@ fn relabel(l: &mut Lowering<'_>, id: NodeId, node: &Node, x: Operand, target: &T
     if node.op != Op::Transpose || !same_codes(x.codes, target.codes) {
         return Ok(None);
     }
-    let (Some(rank), Some(perm)) = (l.rank(x.value).filter(|&r| r >= 3), attr(l, node.attrs.ints("perm"))?) else {
+    // Of rank 3 are sequences more often than images: rows of a transformer must not pass for channels.
+    let (Some(rank), Some(perm)) = (l.rank(x.value).filter(|&r| r >= 4), attr(l, node.attrs.ints("perm"))?) else {
         return Ok(None);
     };
     let is = |axes: &[usize]| perm.len() == axes.len() && perm.iter().zip(axes).all(|(p, a)| *p == *a as i64);

@@ -18,7 +18,6 @@ use quantal_kernels::conv::PackedConv;
 use quantal_kernels::dwconv::PackedDwConv;
 use quantal_kernels::pack::{BView, PackedB};
 use quantal_kernels::{ConvGeometry, KernelError};
-use quantal_tensor::arith;
 
 /// Codes after the node, or floats if nothing quantizes its output.
 enum Goal {
@@ -270,31 +269,79 @@ fn bias_after(l: &mut Lowering<'_>, y: ValueId, n: usize) -> Rule<Option<(NodeId
     Ok(fits.then_some((reader, vector, sum)))
 }
 
-/// A product of two run-time tensors of codes.
+/// A product of two run-time tensors of codes, with the Transposes before it and the factor after it.
 fn matmul(l: &mut Lowering<'_>, id: NodeId, node: &Node, a: Operand) -> Rule<()> {
     let b = codes::operand(l, node.input(1))?;
-    let y = node.output(0).ok_or_else(|| refused("has no output"))?;
+    let mut y = node.output(0).ok_or_else(|| refused("has no output"))?;
     let ranks = [a, b].map(|o| l.rank(o.value).unwrap_or(0));
     if ranks.iter().any(|&r| r < 2) {
         return Err(refused("the rank of an input is not known or below 2"));
     }
-    let target = match goal(l, y)? {
-        Goal::Codes(t) => Some(t),
+    let mut scale = a.codes.affine.scale * b.codes.affine.scale;
+    let factor = factor_after(l, y)?;
+    if let Some((_, c, product)) = factor {
+        (scale, y) = (scale * c, product);
+    }
+    if !scale.is_normal() {
+        return Err(Reason::AccumulatorRange.into());
+    }
+    let goal = goal(l, y)?;
+    let codes = match &goal {
+        Goal::Codes(t) => {
+            let multiplier = scale / t.codes.affine.scale;
+            if !multiplier.is_finite() {
+                return Err(Reason::AccumulatorRange.into());
+            }
+            Some((t.codes, multiplier))
+        }
         Goal::Floats(_) => None,
     };
-    let multiplier = |t: &Target| arith::multiplier(a.codes.affine.scale, b.codes.affine.scale, t.codes.affine.scale);
-    let out = target.as_ref().map(|t| (t.codes, multiplier(t)));
-    let inputs = vec![Some(l.slot(a.value, Layout::Standard)?), Some(l.slot(b.value, Layout::Standard)?)];
+    let (a_from, a_perm) = untransposed(l, id, a, true);
+    let (b_from, b_perm) = untransposed(l, id, b, false);
+    let inputs = vec![Some(l.slot(a_from, Layout::Standard)?), Some(l.slot(b_from, Layout::Standard)?)];
     let rank = ranks.iter().max().copied();
-    let to = match &target {
-        Some(t) => t.define(l, Layout::Standard, rank),
-        None => l.define(y, Layout::Standard, rank),
+    let to = match &goal {
+        Goal::Codes(t) => t.define(l, Layout::Standard, rank),
+        Goal::Floats(y) => l.define(*y, Layout::Standard, rank),
     };
-    l.emit(id, Step::QMatMul(QMatMul { a: a.codes, b: b.codes, y: out }), inputs, vec![Some(to)]);
+    let step = QMatMul { a: a.codes, b: b.codes, a_perm, b_perm, y_perm: None, y: codes, scale };
+    l.emit(id, Step::QMatMul(Box::new(step)), inputs, vec![Some(to)]);
     let name = PackedB::empty(l.isa).kernel().name;
-    match target {
-        Some(t) => t.done(l, id, name),
-        None => l.set(id, Status::Integer { kernel: name }),
+    match &goal {
+        Goal::Codes(t) => t.done(l, id, name),
+        Goal::Floats(_) => l.set(id, Status::Integer { kernel: name }),
+    }
+    if let Some((node, _, _)) = factor {
+        l.set(node, Status::Fused { into: id });
     }
     Ok(())
+}
+
+/// The Mul or Div by one constant that alone reads `y`: the node, the factor and the product.
+fn factor_after(l: &mut Lowering<'_>, y: ValueId) -> Rule<Option<(NodeId, f32, ValueId)>> {
+    let Some(reader) = l.sole_reader(y) else { return Ok(None) };
+    let node = l.graph.node(reader).clone();
+    let (Some(a), Some(b), Some(product)) = (node.input(0), node.input(1), node.output(0)) else { return Ok(None) };
+    let constant = match node.op {
+        Op::Mul | Op::Div if a == y => b,
+        Op::Mul => a,
+        _ => return Ok(None),
+    };
+    let Some(c) = super::elementwise::scalar(l, constant)? else { return Ok(None) };
+    let factor = (if node.op == Op::Div { 1.0 / c } else { c }) as f32;
+    Ok((factor.is_normal() && factor > 0.0).then_some((reader, factor, product)))
+}
+
+/// What a product reads instead of an operand that is other codes transposed, and how. Elements of a row of A must lie
+/// next to each other.
+fn untransposed(l: &mut Lowering<'_>, id: NodeId, x: Operand, rows: bool) -> (ValueId, Option<Vec<usize>>) {
+    let Some(t) = l.transposed.get(&x.value) else { return (x.value, None) };
+    let (node, from, perm) = (t.node, t.from, t.perm.clone());
+    if rows && perm.last() != Some(&(perm.len() - 1)) {
+        return (x.value, None);
+    }
+    if codes::readers_of_codes(l, x.value).is_some_and(|r| r == [id]) {
+        l.set(node, Status::Fused { into: id });
+    }
+    (from, Some(perm))
 }

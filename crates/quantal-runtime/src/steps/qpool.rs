@@ -1,4 +1,4 @@
-//! Pooling and means of codes, channels-last; softmax of codes.
+//! Pooling and means of codes, channels-last.
 
 use super::Env;
 use super::codes::{Codes, written};
@@ -6,8 +6,7 @@ use super::pool::pool_geometry;
 use crate::ops::{Inputs, OpError, required};
 use quantal_ir::op::pool::PoolAttrs;
 use quantal_kernels::pooling::{self, Divisor};
-use quantal_kernels::softmax::softmax;
-use quantal_tensor::{Tensor, arith};
+use quantal_tensor::Tensor;
 
 /// Which summary of a window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,33 +99,6 @@ impl QMean {
         let scales = [a.affine.scale, b.affine.scale];
         written(b, &shape, env, |out, env| {
             pooling::mean(env.isa, x, a.signed, a.affine.zero_point, sizes, scales, b.out(), out, env.threads)
-        })
-    }
-}
-
-/// Softmax over the last axis, arith (8).
-#[derive(Debug)]
-pub struct QSoftmax {
-    /// What it reads.
-    pub x: Codes,
-    /// What it writes.
-    pub y: Codes,
-    /// `arith::softmax_table` of the input's scale.
-    pub table: Box<[u32; 256]>,
-}
-
-impl QSoftmax {
-    /// For these encodings.
-    pub fn new(x: Codes, y: Codes) -> Self {
-        Self { x, y, table: Box::new(arith::softmax_table(x.affine.scale)) }
-    }
-
-    pub(crate) fn run(&self, inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, OpError> {
-        let tensor = required(inputs, 0)?;
-        let (x, cols) = (self.x.read(tensor)?, tensor.shape().last().copied().unwrap_or(1));
-        let (a, b) = (self.x, self.y);
-        written(b, tensor.shape(), env, |out, env| {
-            softmax(env.isa, &self.table, x, a.signed, cols, b.affine.scale, b.out(), out, env.threads)
         })
     }
 }
