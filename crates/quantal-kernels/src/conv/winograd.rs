@@ -260,6 +260,7 @@ fn run_block(job: &Job, tiles: Range<usize>, panels: Range<usize>) {
                         init: ZEROS.as_ptr(),
                         sums: products.wrapping_add((i * count + from) * nr),
                         cols: nr,
+                        ahead: std::ptr::null(),
                         signed: false,
                     };
                     // SAFETY: as above; a tile has 1 to `mr` rows of `c_in` i16, rounded up to pairs, and there is

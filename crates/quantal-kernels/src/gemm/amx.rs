@@ -98,6 +98,8 @@ impl Drop for Configured {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    use std::mem::offset_of;
+
     use super::{NR, ROW_BYTES, ROWS, TileArgs, asm};
 
     /// All of K for a tile whose second run of rows starts at `$second`: `$init` loads the accumulators, `$step` is one
@@ -106,6 +108,7 @@ mod x86 {
         ($args:expr, $second:expr, init [$($init:expr,)*], step [$($step:expr,)*], store [$($store:expr,)*]) => {
             asm!(
                 // With a stride of 0 each row starts from the same.
+                "mov {a0}, qword ptr [{args} + {INIT}]",
                 "xor {left:e}, {left:e}",
                 $($init,)*
                 "test {spans}, {spans}",
@@ -121,12 +124,40 @@ mod x86 {
                 "add {a0}, 64",
                 "add {a1}, 64",
                 "add {b}, 2048",
+                // Some lines of the next panel: 8, or 16 where the address is odd.
+                "test {ahead}, {ahead}",
+                "jz 5f",
+                "prefetcht1 [{ahead}]",
+                "prefetcht1 [{ahead} + 64]",
+                "prefetcht1 [{ahead} + 128]",
+                "prefetcht1 [{ahead} + 192]",
+                "prefetcht1 [{ahead} + 256]",
+                "prefetcht1 [{ahead} + 320]",
+                "prefetcht1 [{ahead} + 384]",
+                "prefetcht1 [{ahead} + 448]",
+                "add {ahead}, 512",
+                "test {ahead:l}, 1",
+                "jz 5f",
+                "prefetcht1 [{ahead}]",
+                "prefetcht1 [{ahead} + 64]",
+                "prefetcht1 [{ahead} + 128]",
+                "prefetcht1 [{ahead} + 192]",
+                "prefetcht1 [{ahead} + 256]",
+                "prefetcht1 [{ahead} + 320]",
+                "prefetcht1 [{ahead} + 384]",
+                "prefetcht1 [{ahead} + 448]",
+                "add {ahead}, 512",
+                "5:",
                 "dec {left}",
                 "jnz 3b",
                 "dec {spans}",
                 "jnz 2b",
                 "4:",
+                "mov {a0}, qword ptr [{args} + {SUMS}]",
                 $($store,)*
+                INIT = const offset_of!(TileArgs, init),
+                SUMS = const offset_of!(TileArgs, sums),
+                args = in(reg) &raw const *$args,
                 first = in(reg) *$args.starts,
                 second = in(reg) $second,
                 stride = in(reg) $args.stride,
@@ -135,8 +166,7 @@ mod x86 {
                 steps = in(reg) $args.groups * 4 / ROW_BYTES,
                 b = inout(reg) $args.panel => _,
                 pitch = in(reg) 4 * NR,
-                init = in(reg) $args.init,
-                sums = in(reg) $args.sums,
+                ahead = inout(reg) $args.ahead => _,
                 a0 = out(reg) _,
                 a1 = out(reg) _,
                 left = out(reg) _,
@@ -151,7 +181,7 @@ mod x86 {
     macro_rules! signedness {
         ($name:ident, $dot:literal) => {
             mod $name {
-                use super::{NR, ROW_BYTES, TileArgs, asm};
+                use super::{NR, ROW_BYTES, TileArgs, asm, offset_of};
 
                 /// # Safety
                 /// As [`super::one_run`].
@@ -159,13 +189,13 @@ mod x86 {
                     // SAFETY: the caller's promise; 16 rows of A, 16 columns of B and of the sums are touched.
                     unsafe {
                         product!(args, *args.starts, init [
-                            "tileloadd tmm0, [{init} + {left}]",
+                            "tileloadd tmm0, [{a0} + {left}]",
                         ], step [
                             "tileloadd tmm6, [{b} + {pitch}]",
                             "tileloadd tmm4, [{a0} + {stride}]",
                             concat!($dot, " tmm0, tmm4, tmm6"),
                         ], store [
-                            "tilestored [{sums} + {pitch}], tmm0",
+                            "tilestored [{a0} + {pitch}], tmm0",
                         ]);
                     }
                 }
@@ -176,8 +206,8 @@ mod x86 {
                     // SAFETY: the caller's promise; 16 rows of A, 32 columns of B and of the sums are touched.
                     unsafe {
                         product!(args, *args.starts, init [
-                            "tileloadd tmm0, [{init} + {left}]",
-                            "tileloadd tmm1, [{init} + {left} + 64]",
+                            "tileloadd tmm0, [{a0} + {left}]",
+                            "tileloadd tmm1, [{a0} + {left} + 64]",
                         ], step [
                             "tileloadd tmm6, [{b} + {pitch}]",
                             "tileloadd tmm4, [{a0} + {stride}]",
@@ -185,8 +215,8 @@ mod x86 {
                             concat!($dot, " tmm0, tmm4, tmm6"),
                             concat!($dot, " tmm1, tmm4, tmm7"),
                         ], store [
-                            "tilestored [{sums} + {pitch}], tmm0",
-                            "tilestored [{sums} + {pitch} + 64], tmm1",
+                            "tilestored [{a0} + {pitch}], tmm0",
+                            "tilestored [{a0} + {pitch} + 64], tmm1",
                         ]);
                     }
                 }
@@ -197,8 +227,8 @@ mod x86 {
                     // SAFETY: the caller's promise; 32 rows of A, 16 columns of B and of the sums are touched.
                     unsafe {
                         product!(args, *args.starts.add(1), init [
-                            "tileloadd tmm0, [{init} + {left}]",
-                            "tileloadd tmm2, [{init} + {left}]",
+                            "tileloadd tmm0, [{a0} + {left}]",
+                            "tileloadd tmm2, [{a0} + {left}]",
                         ], step [
                             "tileloadd tmm6, [{b} + {pitch}]",
                             "tileloadd tmm4, [{a0} + {stride}]",
@@ -206,8 +236,8 @@ mod x86 {
                             concat!($dot, " tmm0, tmm4, tmm6"),
                             concat!($dot, " tmm2, tmm5, tmm6"),
                         ], store [
-                            "tilestored [{sums} + {pitch}], tmm0",
-                            "tilestored [{sums} + {pitch} + 2048], tmm2",
+                            "tilestored [{a0} + {pitch}], tmm0",
+                            "tilestored [{a0} + {pitch} + 2048], tmm2",
                         ]);
                     }
                 }
@@ -218,10 +248,10 @@ mod x86 {
                     // SAFETY: the caller's promise; 32 rows of A, 32 columns of B and of the sums are touched.
                     unsafe {
                         product!(args, *args.starts.add(1), init [
-                            "tileloadd tmm0, [{init} + {left}]",
-                            "tileloadd tmm1, [{init} + {left} + 64]",
-                            "tileloadd tmm2, [{init} + {left}]",
-                            "tileloadd tmm3, [{init} + {left} + 64]",
+                            "tileloadd tmm0, [{a0} + {left}]",
+                            "tileloadd tmm1, [{a0} + {left} + 64]",
+                            "tileloadd tmm2, [{a0} + {left}]",
+                            "tileloadd tmm3, [{a0} + {left} + 64]",
                         ], step [
                             "tileloadd tmm6, [{b} + {pitch}]",
                             "tileloadd tmm4, [{a0} + {stride}]",
@@ -232,10 +262,10 @@ mod x86 {
                             concat!($dot, " tmm2, tmm5, tmm6"),
                             concat!($dot, " tmm3, tmm5, tmm7"),
                         ], store [
-                            "tilestored [{sums} + {pitch}], tmm0",
-                            "tilestored [{sums} + {pitch} + 64], tmm1",
-                            "tilestored [{sums} + {pitch} + 2048], tmm2",
-                            "tilestored [{sums} + {pitch} + 2112], tmm3",
+                            "tilestored [{a0} + {pitch}], tmm0",
+                            "tilestored [{a0} + {pitch} + 64], tmm1",
+                            "tilestored [{a0} + {pitch} + 2048], tmm2",
+                            "tilestored [{a0} + {pitch} + 2112], tmm3",
                         ]);
                     }
                 }

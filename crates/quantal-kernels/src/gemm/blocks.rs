@@ -3,6 +3,7 @@
 //! A block of rows is laid out once as the kernel wants it and then swept over all panels of the task, so it is read from
 //! L2 and a panel from L1.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
@@ -77,6 +78,16 @@ impl<'a> Job<'a> {
         self.b.shift() - own
     }
 
+    /// What the columns of panel `p` add and multiply by.
+    fn columns(&self, p: usize) -> Columns {
+        let nr = self.b.kernel().nr;
+        let first = p * nr;
+        let sums = &self.b.column_sums(p)[..nr.min(self.b.n() - first)];
+        let zero_point = |j: usize| self.neg_zero_point(first + j);
+        // SAFETY: columns `first..first + sums.len()` of the job are columns of the output that was checked.
+        unsafe { Columns::new(self.epilogue, self.first + first, sums, self.a_zero, zero_point) }
+    }
+
     /// The terms of the rows of `laid`: their sums less `k` zero points.
     fn terms(&self, laid: &mut Laid) {
         let Wanted { form, run, span, .. } = self.wanted;
@@ -128,50 +139,71 @@ pub(crate) fn run(job: &Job, threads: &Threads) {
     let blocks = units.div_ceil(most).next_multiple_of(row_splits);
     let block = units.div_ceil(blocks).next_multiple_of(whole);
     let blocks = units.div_ceil(block);
-    let task = |i: usize| {
-        let (b, split) = (i % blocks, i / blocks);
-        let units = b * block..units.min((b + 1) * block);
-        run_block(job, units, split * panels / column_splits..(split + 1) * panels / column_splits);
-    };
-    let tasks = blocks * column_splits;
-    if wanted == 1 {
-        (0..tasks).for_each(task);
-    } else {
-        threads.parallel_for(tasks, &task);
-    }
+    with_columns(|columns| {
+        columns.extend((0..panels).map(|p| job.columns(p)));
+        let columns = &columns[..];
+        let task = |i: usize| {
+            let (b, split) = (i % blocks, i / blocks);
+            let units = b * block..units.min((b + 1) * block);
+            run_block(job, columns, units, split * panels / column_splits..(split + 1) * panels / column_splits);
+        };
+        let tasks = blocks * column_splits;
+        if wanted == 1 {
+            (0..tasks).for_each(task);
+        } else {
+            threads.parallel_for(tasks, &task);
+        }
+    });
+}
+
+thread_local! {
+    static COLUMNS: RefCell<Vec<Columns>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `work` with an empty list. A nested use gets one of its own.
+fn with_columns<R>(work: impl FnOnce(&mut Vec<Columns>) -> R) -> R {
+    COLUMNS.with(|cell| match cell.try_borrow_mut() {
+        Ok(mut columns) => {
+            columns.clear();
+            work(&mut columns)
+        }
+        Err(_) => work(&mut Vec::new()),
+    })
 }
 
 /// Computes `units` × `panels` of the output.
-fn run_block(job: &Job, units: Range<usize>, panels: Range<usize>) {
+fn run_block(job: &Job, columns: &[Columns], units: Range<usize>, panels: Range<usize>) {
     with_scratch(job.source.scratch_bytes(&units, &job.wanted), |scratch| {
         with_laid(|laid| {
             job.source.lay(units, &job.wanted, scratch, laid);
             if job.row_terms {
                 job.terms(laid);
             }
-            sweep(job, laid, panels);
+            sweep(job, columns, laid, panels);
         });
     });
 }
 
 /// Computes the rows of `laid` × `panels`.
-fn sweep(job: &Job, laid: &Laid, panels: Range<usize>) {
+fn sweep(job: &Job, all_columns: &[Columns], laid: &Laid, panels: Range<usize>) {
     let kernel = job.b.kernel();
     #[cfg(target_arch = "x86_64")]
     let _configured = Configured::new(kernel);
-    let mut sums = Sums([0; MAX_TILE + 16]);
+    // A tile is ended while the next one is computed: its stores have left the core by then, and the two overlap.
+    let mut sums = [const { Sums([0; MAX_TILE + 16]) }; 2];
+    let mut pending: Option<Block> = None;
+    let mut turn = 0;
     let runs = laid.starts.len();
     let tiles = runs.div_ceil(kernel.tiles.len());
-    for p in panels {
+    for p in panels.clone() {
         let first = p * kernel.nr;
         let cols = kernel.nr.min(job.b.n() - first);
-        let zero_point = |j: usize| if first + j < job.b.n() { job.neg_zero_point(first + j) } else { 0 };
-        let column_sums = &job.b.column_sums(p)[..cols];
-        // SAFETY: columns `first..first + cols` of the job are columns of the output that was checked.
-        let columns = unsafe { Columns::new(job.epilogue, job.first + first, column_sums, job.a_zero, zero_point) };
+        let columns = &all_columns[p];
         for t in 0..tiles {
             // Even tiles: 7 rows are 4 + 3, not 6 + 1.
             let (from, to) = (t * runs / tiles, (t + 1) * runs / tiles);
+            let sums = &mut sums[turn];
+            turn = 1 - turn;
             let args = TileArgs {
                 starts: laid.starts[from..to].as_ptr(),
                 stride: laid.stride,
@@ -182,6 +214,7 @@ fn sweep(job: &Job, laid: &Laid, panels: Range<usize>) {
                 init: columns.add.as_ptr(),
                 sums: sums.0.as_mut_ptr(),
                 cols,
+                ahead: if p + 1 < panels.end { ahead(job.b.panel(p + 1), t, tiles) } else { std::ptr::null() },
                 signed: job.signed,
             };
             let rows = from * kernel.run..to * kernel.run;
@@ -192,7 +225,7 @@ fn sweep(job: &Job, laid: &Laid, panels: Range<usize>) {
                 rows: rows.len(),
                 cols,
                 first: job.first + first,
-                columns: &columns,
+                columns,
                 summed: true,
                 pixels: laid.pixels[rows].as_ptr(),
                 row_terms: terms,
@@ -203,8 +236,21 @@ fn sweep(job: &Job, laid: &Laid, panels: Range<usize>) {
             // those of the checked output, and no two tasks share one.
             unsafe {
                 kernel.tiles[to - from - 1](&args);
-                finish(job.b.isa(), &block, job.epilogue);
+                if let Some(block) = pending.replace(block) {
+                    finish(job.b.isa(), &block, job.epilogue);
+                }
             }
         }
     }
+    if let Some(block) = pending {
+        // SAFETY: as above.
+        unsafe { finish(job.b.isa(), &block, job.epilogue) };
+    }
+}
+
+/// What tile `t` of `tiles` fetches of the panel after its own: the first tiles of a panel fetch a share each.
+fn ahead(next: &[u8], t: usize, tiles: usize) -> *const u8 {
+    // A tile fetches 512 or 1024 bytes for each 2048 that it reads.
+    let (shares, odd) = if tiles < 4 { (2, 1) } else { (4, 0) };
+    if t >= shares { std::ptr::null() } else { next.as_ptr().wrapping_add(t * next.len() / shares + odd) }
 }

@@ -94,7 +94,7 @@ pub(crate) struct RawEpilogue {
 
 #[derive(Clone, Copy)]
 enum RawOut {
-    Codes { zero_point: i32, lo: f32, hi: f32, add: Option<RawResidual>, table: *const u8, out: *mut u8 },
+    Codes { zero_point: i32, lo: f32, hi: f32, add: Option<RawResidual>, table: *const u8, out: *mut u8, packs: bool },
     F32(*mut f32),
     I32(*mut i32),
 }
@@ -123,6 +123,15 @@ pub(crate) fn clamp_ends(zero_point: i32, qmin: i32, qmax: i32) -> Result<(f32, 
         return Err(KernelError::Geometry("a zero point or range of codes does not fit 8 bits"));
     }
     Ok(((qmin - zero_point) as f32, (qmax - zero_point) as f32))
+}
+
+/// Whether saturating packs end codes as the arithmetic does: the range is one of u8 or of s8, and no sum of a code and
+/// a residual can be NaN, since no product of a code and its multiplier is infinite.
+fn saturating_packs(zero_point: i32, ends: (f32, f32), add: Option<&RawResidual>) -> bool {
+    const TAME: f32 = 1e30;
+    let (lo, hi) = add.map_or(ends, |add| (add.lo, add.hi));
+    let one_sign = lo as i32 + zero_point >= 0 || hi as i32 + zero_point <= 127;
+    one_sign && add.is_none_or(|add| add.multiplier.abs() < TAME && add.sum_multiplier.abs() < TAME)
 }
 
 /// Elements that `rows` rows of `n`, `ld` apart, reach over.
@@ -169,7 +178,8 @@ impl RawEpilogue {
                     }
                 };
                 let table = table.map_or(std::ptr::null(), |t| t.as_ptr());
-                let out = RawOut::Codes { zero_point, lo, hi, add, table, out: out.as_mut_ptr() };
+                let packs = saturating_packs(zero_point, (lo, hi), add.as_ref());
+                let out = RawOut::Codes { zero_point, lo, hi, add, table, out: out.as_mut_ptr(), packs };
                 Ok(Self { bias: check_bias(bias)?, multiplier, multiplier_step, bias_f32: std::ptr::null(), ldc, out })
             }
             Epilogue::F32 { bias, scale, bias_f32, out, ldc } => {
@@ -237,19 +247,31 @@ impl Columns {
     ) -> Self {
         let mut columns =
             Self { add: [0; MAX_NR], multiplier: [0.0; MAX_NR], bias_f32: [0.0; MAX_NR], neg_zero_point: [0; MAX_NR] };
-        for (j, &sum) in sums.iter().enumerate() {
-            // SAFETY: `first + j` is a checked column, and a null or one-element array is not indexed by it.
-            unsafe {
-                let bias = if epilogue.bias.is_null() { 0 } else { *epilogue.bias.add(first + j) };
-                columns.add[j] = bias.wrapping_sub(a_zero.wrapping_mul(sum));
-                if !epilogue.multiplier.is_null() {
-                    columns.multiplier[j] = *epilogue.multiplier.add((first + j) * epilogue.multiplier_step);
-                }
-                if !epilogue.bias_f32.is_null() {
-                    columns.bias_f32[j] = *epilogue.bias_f32.add(first + j);
+        // SAFETY: `first + j` is a checked column for each `j` below the number of sums, and a null or one-element array
+        // is not indexed by it.
+        unsafe {
+            let adds = columns.add.iter_mut().zip(sums);
+            if epilogue.bias.is_null() {
+                adds.for_each(|(add, sum)| *add = a_zero.wrapping_mul(*sum).wrapping_neg());
+            } else {
+                let bias = std::slice::from_raw_parts(epilogue.bias.add(first), sums.len());
+                adds.zip(bias).for_each(|((add, sum), bias)| *add = bias.wrapping_sub(a_zero.wrapping_mul(*sum)));
+            }
+            if !epilogue.multiplier.is_null() {
+                if epilogue.multiplier_step == 0 {
+                    columns.multiplier[..sums.len()].fill(*epilogue.multiplier);
+                } else {
+                    let multiplier = std::slice::from_raw_parts(epilogue.multiplier.add(first), sums.len());
+                    columns.multiplier[..sums.len()].copy_from_slice(multiplier);
                 }
             }
-            columns.neg_zero_point[j] = neg_zero_point(j);
+            if !epilogue.bias_f32.is_null() {
+                let bias = std::slice::from_raw_parts(epilogue.bias_f32.add(first), sums.len());
+                columns.bias_f32[..sums.len()].copy_from_slice(bias);
+            }
+        }
+        for (j, z) in columns.neg_zero_point[..sums.len()].iter_mut().enumerate() {
+            *z = neg_zero_point(j);
         }
         columns
     }
@@ -323,7 +345,7 @@ unsafe fn finish_body<S: Simd>(block: &Block, epilogue: &RawEpilogue) {
 /// As [`finish`] and [`Simd`]; `epilogue` makes codes, with a residual if `ADD`; `block` has row terms if `TERMS`.
 #[inline(always)]
 unsafe fn finish_codes<S: Simd, const TERMS: bool, const ADD: bool>(block: &Block, epilogue: &RawEpilogue) {
-    let RawOut::Codes { zero_point, lo, hi, add, table, out } = epilogue.out else { return };
+    let RawOut::Codes { zero_point, lo, hi, add, table, out, .. } = epilogue.out else { return };
     let add = add.unwrap_or(RawResidual {
         codes: std::ptr::null(),
         signed: false,

@@ -240,6 +240,45 @@ fn codes_equal_the_arithmetic() {
 }
 
 #[test]
+fn codes_without_a_residual_equal_the_arithmetic() {
+    let table: [u8; 256] = std::array::from_fn(|i| (i * 59 + 3) as u8);
+    on_every_kernel(|isa, kernel| {
+        let mut seeded = Seeded::new(11);
+        for (n, b_zeros) in [(70, vec![]), (16, vec![3]), (33, (0..33).collect()), (5, vec![-9])] {
+            let case = Case { a_zero: 90, b_zeros, ..Case::new(35, 70, n, Fill::Random) };
+            let (a, b) = case.operands(kernel);
+            let packed = case.pack(isa, kernel, &b);
+            let sums = case.reference(&a, &b);
+            let multiplier: Vec<f32> = (0..n).map(|_| seeded.float(1e-4, 4e-3)).collect();
+            // u8, s8, a fused Relu, and a range that is of neither type.
+            for (zero_point, qmin, qmax) in [(7, 0, 255), (-5, -128, 127), (3, 3, 255), (-20, -20, 100), (9, -30, 250)]
+            {
+                for table in [None, Some(&table)] {
+                    let mut out = vec![0; 35 * n];
+                    let epilogue = Epilogue::Codes {
+                        bias: None,
+                        multiplier: &multiplier,
+                        zero_point,
+                        qmin,
+                        qmax,
+                        add: None,
+                        table,
+                        out: &mut out,
+                        ldc: n,
+                    };
+                    gemm(case.call(&a, &packed, epilogue), &Threads::new(1)).unwrap();
+                    let code = |(i, &s): (usize, &i32)| {
+                        let code = arith::requantize(s, multiplier[i % n], zero_point, qmin, qmax) as u8;
+                        table.map_or(code, |table| table[usize::from(code)])
+                    };
+                    assert!(sums.iter().enumerate().map(code).eq(out), "{} on {n} columns", kernel.name);
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn rounding_is_half_to_even_and_clamps_before_converting() {
     // k = 1 and b = 1 make the accumulator the code itself; a multiplier of a half makes every other one a tie.
     let a: Vec<u8> = (0..=255).collect();

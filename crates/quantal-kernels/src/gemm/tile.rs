@@ -22,6 +22,8 @@ pub(crate) struct TileArgs {
     pub(crate) init: *const i32,
     pub(crate) sums: *mut i32,
     pub(crate) cols: usize,
+    /// Null, or what to fetch into L2 meanwhile: 512 bytes for each step from here on, 1024 if the address is odd.
+    pub(crate) ahead: *const u8,
     /// Whether the rows are s8; only where the kernel takes them.
     pub(crate) signed: bool,
 }

@@ -21,17 +21,15 @@ use crate::{Isa, Level};
 const COLUMNS: usize = 32;
 /// Most rows of a tile; blocks of more are left to the generic way.
 const MAX_ROWS: usize = 64;
-/// Multipliers below this cannot make an infinity of a code, so no sum of two is NaN.
-const TAME: f32 = 1e30;
 
 /// What a body needs of an epilogue.
-struct Ends {
+struct Ends<'a> {
     lo: f32,
     hi: f32,
     zero_point: i32,
     qmin: i32,
-    /// The residual's, or one that is not read.
-    add: RawResidual,
+    /// Only with a residual.
+    add: Option<&'a RawResidual>,
     table: *const u8,
     out: *mut u8,
 }
@@ -46,24 +44,13 @@ pub(super) unsafe fn finish(isa: Isa, block: &Block, epilogue: &RawEpilogue) -> 
         Level::Avx512Vnni => false,
         Level::Portable | Level::Avx2 | Level::AvxVnni | Level::Neon | Level::NeonDot => return false,
     };
-    let RawOut::Codes { zero_point, lo, hi, add, table, out } = epilogue.out else { return false };
-    let last = add.map_or((lo, hi), |add| (add.lo, add.hi));
-    let (qmin, qmax) = (last.0 as i32 + zero_point, last.1 as i32 + zero_point);
-    let tame = add.is_none_or(|add| add.multiplier.abs() < TAME && add.sum_multiplier.abs() < TAME);
-    if block.rows > MAX_ROWS || (qmin < 0 && qmax > 127) || !tame || (!table.is_null() && !bytes_permute) {
+    let RawOut::Codes { zero_point, lo, hi, ref add, table, out, packs } = epilogue.out else { return false };
+    if block.rows > MAX_ROWS || !packs || (!table.is_null() && !bytes_permute) {
         return false;
     }
-    let none = RawResidual {
-        codes: std::ptr::null(),
-        signed: false,
-        ld: 0,
-        neg_zero_point: 0,
-        multiplier: 0.0,
-        sum_multiplier: 0.0,
-        lo,
-        hi,
-    };
-    let ends = Ends { lo, hi, zero_point, qmin, add: add.unwrap_or(none), table, out };
+    let add = add.as_ref();
+    let qmin = add.map_or(lo, |add| add.lo) as i32 + zero_point;
+    let ends = Ends { lo, hi, zero_point, qmin, add, table, out };
     let ldc = epilogue.ldc;
     // SAFETY: the features are those of the level; the rest is the caller's promise.
     unsafe {
@@ -158,7 +145,7 @@ unsafe fn rows<const ADD: bool, const TERMS: bool, const TABLE: bool, const SIGN
 /// Up to 32 columns of a tile.
 struct Piece<'a> {
     block: &'a Block<'a>,
-    ends: &'a Ends,
+    ends: &'a Ends<'a>,
     col: usize,
     multipliers: [__m512; 2],
     /// Columns that there are.
@@ -237,10 +224,9 @@ impl Piece<'_> {
                 sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(term, factors));
             }
             let x = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), self.multipliers[half]);
-            if !ADD {
+            let Some(add) = ends.add.filter(|_| ADD) else {
                 return _mm512_cvtps_epi32(_mm512_min_ps(x, _mm512_set1_ps(ends.hi)));
-            }
-            let add = &ends.add;
+            };
             let x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(ends.lo)), _mm512_set1_ps(ends.hi));
             let code = _mm512_roundscale_ps::<NEAREST>(x);
             let from = add.codes.add(pixel * add.ld + block.first + col);
