@@ -112,18 +112,22 @@ pub(crate) mod x86 {
                 return super::plain(table, x, out, [rows, cols, ld]);
             }
             let steps = steps(table);
+            // Registers of one row, or of several where rows are narrow, share a walk over the table.
+            let (mut at, mut held) = ([0; WIDE], 0);
             for r in 0..rows {
-                let (x, out) = (x.add(r * ld), out.add(r * ld));
-                let mut i = 0;
-                while i + 32 * WIDE <= cols {
-                    sixteen::<WIDE>(&steps, x.add(i), out.add(i));
-                    i += 32 * WIDE;
+                for i in (0..cols - cols % 32).step_by(32) {
+                    at[held] = r * ld + i;
+                    held += 1;
+                    if held == WIDE {
+                        sixteen(&steps, x, out, at);
+                        held = 0;
+                    }
                 }
-                while i + 32 <= cols {
-                    sixteen::<1>(&steps, x.add(i), out.add(i));
-                    i += 32;
-                }
-                super::plain(table, x.add(i), out.add(i), [1, cols - i, 0]);
+                let done = r * ld + cols - cols % 32;
+                super::plain(table, x.add(done), out.add(done), [1, cols % 32, 0]);
+            }
+            for &at in &at[..held] {
+                sixteen(&steps, x, out, [at]);
             }
         }
     }
@@ -150,7 +154,7 @@ pub(crate) mod x86 {
         steps
     }
 
-    /// Looks up `N` registers.
+    /// Looks up the registers at `at`.
     ///
     /// `vpshufb` gives 0 where bit 7 of the index is set and ignores bits 4 to 6, so with `16·i` taken off the code, part
     /// `i` counts as long as what is left is in 0..128: for codes below 128 parts `0..=h` (h the high nibble), whose steps
@@ -158,17 +162,18 @@ pub(crate) mod x86 {
     /// part 8 on the subtraction saturates, so that codes below 128 stay below zero.
     ///
     /// # Safety
-    /// The CPU has AVX2; `x` and `out` are valid for `32·N` bytes.
+    /// The CPU has AVX2; `x` and `out` are valid for 32 bytes from each of `at` on.
     #[target_feature(enable = "avx2")]
     #[inline]
-    unsafe fn sixteen<const N: usize>(steps: &[__m256i; 16], x: *const u8, out: *mut u8) {
+    #[allow(clippy::needless_range_loop)]
+    unsafe fn sixteen<const N: usize>(steps: &[__m256i; 16], x: *const u8, out: *mut u8, at: [usize; N]) {
         // SAFETY: the caller's promise.
         unsafe {
             let nibble = _mm256_set1_epi8(16);
             let mut q = [_mm256_setzero_si256(); N];
             let mut y = q;
             for n in 0..N {
-                q[n] = _mm256_loadu_si256(x.add(32 * n).cast());
+                q[n] = _mm256_loadu_si256(x.add(at[n]).cast());
                 y[n] = _mm256_shuffle_epi8(steps[0], q[n]);
             }
             for (i, &step) in steps.iter().enumerate().skip(1) {
@@ -177,8 +182,8 @@ pub(crate) mod x86 {
                     y[n] = _mm256_xor_si256(y[n], _mm256_shuffle_epi8(step, q[n]));
                 }
             }
-            for (n, y) in y.into_iter().enumerate() {
-                _mm256_storeu_si256(out.add(32 * n).cast(), y);
+            for n in 0..N {
+                _mm256_storeu_si256(out.add(at[n]).cast(), y[n]);
             }
         }
     }
