@@ -342,6 +342,7 @@ unsafe fn whole_loop<S: Bytes, const ADD: bool, const ROW: bool>(args: &Whole, m
             low: S::splat8(ends.low),
             high: S::splat8(ends.high),
             flip: S::splat8(ends.flip),
+            whole: (ends.low, ends.high, ends.flip) == (0, 255, 0),
         };
         let (flip_a, flip_b) = (S::splat8(ends.flip_a), S::splat8(ends.flip_b));
         let (neg_a, neg_b) = (S::splat(ends.neg_zero_a), S::splat(ends.neg_zero_b));

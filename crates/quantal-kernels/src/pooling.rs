@@ -88,6 +88,9 @@ pub fn max_pool(
     let rows = rows_per_task(n / c, c * taps / 8, threads);
     for_chunks(&mut out[..n], rows * c, n * taps, threads, |i, out| {
         for (r, to) in out.chunks_exact_mut(c).enumerate() {
+            if c >= WIDEST && larger_window(isa, x, signed, g, i * rows + r, to) {
+                continue;
+            }
             to.fill(if signed { 0x80 } else { 0 });
             // SAFETY: `to` and `from` are both `c` bytes.
             for_each(g, x, i * rows + r, |from| unsafe {
@@ -96,6 +99,77 @@ pub fn max_pool(
         }
     });
     Ok(())
+}
+
+/// The largest codes under output pixel `pixel`, of at least [`WIDEST`] channels; false if there are none under it.
+fn larger_window(isa: Isa, x: &[u8], signed: bool, g: &ConvGeometry, pixel: usize, to: &mut [u8]) -> bool {
+    let (image, py, px) = place(g, pixel);
+    let (rows, top) = window_taps(g, 0, py, g.pads[0], g.h);
+    let (cols, left) = window_taps(g, 1, px, g.pads[1], g.w);
+    if rows.is_empty() || cols.is_empty() {
+        return false;
+    }
+    let y = (top + (rows.start * g.dilation[0]) as isize) as usize;
+    let at = (left + (cols.start * g.dilation[1]) as isize) as usize;
+    let args = Window {
+        from: x[((image * g.h + y) * g.w + at) * g.c_in..].as_ptr(),
+        rows: rows.len(),
+        row_step: g.dilation[0] * g.w * g.c_in,
+        cols: cols.len(),
+        col_step: g.dilation[1] * g.c_in,
+        channels: to.len(),
+        flip: if signed { 0x80 } else { 0 },
+        to: to.as_mut_ptr(),
+    };
+    // SAFETY: the taps are those inside the image, whose length was checked, and each holds the channels.
+    unsafe { keep_largest(isa, &args) }
+    true
+}
+
+/// Taps that are all inside an image.
+struct Window {
+    from: *const u8,
+    rows: usize,
+    row_step: usize,
+    cols: usize,
+    col_step: usize,
+    channels: usize,
+    flip: u8,
+    to: *mut u8,
+}
+
+isa_fn! {
+    /// `to[i] = max from[row · row_step + col · col_step + i]` over a window of at least one tap.
+    ///
+    /// # Safety
+    /// The taps and `to` are valid for `channels` bytes, at least [`WIDEST`].
+    unsafe fn keep_largest(args: &Window) = keep_largest_body
+}
+
+/// # Safety
+/// As [`keep_largest`] and [`Simd`].
+#[inline(always)]
+unsafe fn keep_largest_body<S: Bytes>(args: &Window) {
+    let &Window { from, rows, row_step, cols, col_step, channels, flip, to } = args;
+    let size = 4 * S::LANES;
+    // SAFETY: the caller's promise; each register lies in a tap.
+    unsafe {
+        let flip = S::splat8(flip);
+        let mut next = 0;
+        while next < channels {
+            // The last register overlaps the one before.
+            let channel = next.min(channels - size);
+            next += size;
+            let mut most = S::splat(0);
+            for row in 0..rows {
+                for col in 0..cols {
+                    let codes = S::load(from.add(row * row_step + col * col_step + channel).cast());
+                    most = S::max8(most, S::xor(codes, flip));
+                }
+            }
+            S::store(to.add(channel).cast(), S::xor(most, flip));
+        }
+    }
 }
 
 isa_fn! {

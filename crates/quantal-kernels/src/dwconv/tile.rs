@@ -126,6 +126,7 @@ where
             low: D::Lanes::splat8(low),
             high: D::Lanes::splat8(high),
             flip: D::Lanes::splat8(flip),
+            whole: (low, high, flip) == (0, 255, 0),
         };
         for group in 0..args.outputs.div_ceil(G) {
             let at = group * args.advance * VECTORS * size;

@@ -14,6 +14,8 @@ pub(crate) struct Ends<I> {
     pub(crate) high: I,
     /// Bytes.
     pub(crate) flip: I,
+    /// Whether `low` is 0, `high` 255 and `flip` 0: saturation does it all.
+    pub(crate) whole: bool,
 }
 
 /// Operations on registers of `4·LANES` bytes. Unpacking and narrowing work within 128-bit lanes, as x86 does.
@@ -24,6 +26,8 @@ pub(crate) trait Bytes: Simd {
     unsafe fn splat8(v: u8) -> Self::I;
     unsafe fn splat16(v: i16) -> Self::I;
     unsafe fn xor(a: Self::I, b: Self::I) -> Self::I;
+    /// The larger of two bytes, as u8.
+    unsafe fn max8(a: Self::I, b: Self::I) -> Self::I;
     /// The bytes of `a` and `b` in turns: of the low and of the high half of each 128-bit lane.
     unsafe fn unpack8(a: Self::I, b: Self::I) -> (Self::I, Self::I);
     /// The same of 16-bit elements.
@@ -68,6 +72,11 @@ impl<const L: usize> Bytes for Lanes<L> {
     #[inline(always)]
     unsafe fn xor(a: [i32; L], b: [i32; L]) -> [i32; L] {
         std::array::from_fn(|i| a[i] ^ b[i])
+    }
+    #[inline(always)]
+    unsafe fn max8(a: [i32; L], b: [i32; L]) -> [i32; L] {
+        let (a, b) = (bytes(a), bytes(b));
+        register(|i| a(i).max(b(i)))
     }
     #[inline(always)]
     unsafe fn unpack8(a: [i32; L], b: [i32; L]) -> ([i32; L], [i32; L]) {
@@ -129,6 +138,11 @@ mod x86 {
                     unsafe { $xor(a, b) }
                 }
                 #[inline(always)]
+                unsafe fn max8(a: $i, b: $i) -> $i {
+                    // SAFETY: the trait's contract gives the features.
+                    unsafe { $max(a, b) }
+                }
+                #[inline(always)]
                 unsafe fn unpack8(a: $i, b: $i) -> ($i, $i) {
                     // SAFETY: the trait's contract gives the features.
                     unsafe { ($lo8(a, b), $hi8(a, b)) }
@@ -149,7 +163,8 @@ mod x86 {
                     unsafe {
                         let first = $adds($packs(v[0], v[1]), ends.zero_point);
                         let second = $adds($packs(v[2], v[3]), ends.zero_point);
-                        $xor($min($max($packus(first, second), ends.low), ends.high), ends.flip)
+                        let codes = $packus(first, second);
+                        if ends.whole { codes } else { $xor($min($max(codes, ends.low), ends.high), ends.flip) }
                     }
                 }
             }
@@ -220,6 +235,11 @@ mod neon {
             unsafe { veorq_s32(a, b) }
         }
         #[inline(always)]
+        unsafe fn max8(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+            // SAFETY: every aarch64 CPU has NEON.
+            unsafe { vreinterpretq_s32_u8(vmaxq_u8(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b))) }
+        }
+        #[inline(always)]
         unsafe fn unpack8(a: int32x4_t, b: int32x4_t) -> (int32x4_t, int32x4_t) {
             // SAFETY: every aarch64 CPU has NEON.
             unsafe {
@@ -248,6 +268,9 @@ mod neon {
                 let first = vqaddq_s16(vcombine_s16(vqmovn_s32(v[0]), vqmovn_s32(v[1])), zero_point);
                 let second = vqaddq_s16(vcombine_s16(vqmovn_s32(v[2]), vqmovn_s32(v[3])), zero_point);
                 let codes: uint8x16_t = vcombine_u8(vqmovun_s16(first), vqmovun_s16(second));
+                if ends.whole {
+                    return vreinterpretq_s32_u8(codes);
+                }
                 let codes = vmaxq_u8(codes, vreinterpretq_u8_s32(ends.low));
                 let codes = vminq_u8(codes, vreinterpretq_u8_s32(ends.high));
                 vreinterpretq_s32_u8(veorq_u8(codes, vreinterpretq_u8_s32(ends.flip)))
