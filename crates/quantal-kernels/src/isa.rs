@@ -29,6 +29,12 @@ impl Level {
     const ALL: [Self; 7] =
         [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni, Self::Amx, Self::Neon, Self::NeonDot];
 
+    /// The level whose vectors do all that is no matrix product: it is this one, but for AMX.
+    #[must_use]
+    pub fn of_vectors(self) -> Self {
+        if self == Self::Amx { Self::Avx512Vnni } else { self }
+    }
+
     /// The name that `QUANTAL_ISA` takes and reports print.
     pub fn name(self) -> &'static str {
         match self {

@@ -89,7 +89,7 @@ fn of_step(step: &Step, isa: Isa, x: &[usize], y: &[usize], plain: impl Fn() -> 
         Step::QConv(conv) => {
             let (unit, walked, word) = match &conv.weights {
                 Packed::Dense(w) => (Some(Unit::Codes(w.kernel())), y, "conv"),
-                Packed::Depthwise(_) => (Some(depthwise_unit(isa.level(), conv.c_out)), y, "dw"),
+                Packed::Depthwise(_) => (Some(Unit::Codes(any_weights(isa.level().of_vectors(), conv.c_out))), y, "dw"),
                 Packed::Transposed(w, _) => (Some(Unit::Codes(w.kernel())), x, "transposed"),
             };
             let weights = weight_count(&conv.attrs, conv.c_in, conv.c_out);
@@ -149,11 +149,6 @@ fn of_step(step: &Step, isa: Isa, x: &[usize], y: &[usize], plain: impl Fn() -> 
         | Step::If(_)
         | Step::Loop(_) => Work { kernel, unit: None, shape: plain(), macs: 0, bytes: 0 },
     }
-}
-
-/// Depthwise kernels use the vectors of a level, never its tiles.
-fn depthwise_unit(level: Level, channels: usize) -> Unit {
-    Unit::Codes(any_weights(level.min(Level::Avx512Vnni), channels))
 }
 
 /// The row that `n` columns of any weights get.

@@ -132,14 +132,15 @@ fn profile_text(b: &Measured<Profiles>) -> String {
         let shape = column(|s| s.shape.len()).max(5);
         let _ = writeln!(
             t,
-            "       µs  share   GOP/s  peak        MB    GB/s  {:kernel$}  {:shape$}  node",
+            "       µs     least  share   GOP/s  peak        MB    GB/s  {:kernel$}  {:shape$}  node",
             "kernel", "shape"
         );
         for s in &p.steps {
             let _ = write!(
                 t,
-                "{:9.1} {:5.1} % {:>7} {:>5} {:9.3} {:7.1}  {:kernel$}  {:shape$}  {} {}",
+                "{:9.1} {:9.1} {:5.1} % {:>7} {:>5} {:9.3} {:7.1}  {:kernel$}  {:shape$}  {} {}",
                 s.time_us,
+                s.least_us,
                 100.0 * s.share,
                 or_dash(s.gops.map(|g| format!("{g:.1}"))),
                 or_dash(s.peak_share.map(|p| format!("{:.0} %", 100.0 * p))),

@@ -14,7 +14,7 @@ use quantal_kernels::dwconv::{DwConvCall, PackedDwConv, dwconv};
 use quantal_kernels::gemm::{Epilogue, GemmCall, gemm};
 use quantal_kernels::kernel::{Exact, GemmKernel, KERNELS, select};
 use quantal_kernels::pack::{BView, PackedB};
-use quantal_kernels::{Isa, KernelError, Level, Threads};
+use quantal_kernels::{Isa, KernelError, Threads};
 use quantal_runtime::Unit;
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -237,7 +237,7 @@ fn contestants(problem: &Problem, isa: Isa, weights: &[u8]) -> Result<Vec<Contes
             .map(|have| {
                 let packed = PackedDwConv::pack(have, g, weights, true, &[])?;
                 let (name, level) = (packed.kernel(), have.level().name());
-                let row = select(have.level().min(Level::Avx512Vnni), g.c_in, u32::MAX);
+                let row = select(have.level().of_vectors(), g.c_in, u32::MAX);
                 Ok(Contestant { name, level, ..new(row, Packed::Depthwise(Box::new(packed))) })
             })
             .collect(),

@@ -50,11 +50,13 @@ pub struct StepRow {
     pub shape: String,
     /// The median, in microseconds.
     pub time_us: f64,
+    /// The least, in microseconds: where other work interrupts most runs, the truer figure.
+    pub least_us: f64,
     /// The part of all steps' time.
     pub share: f64,
     /// Multiply-accumulates.
     pub macs: u64,
-    /// Operations a nanosecond, two for each multiply-accumulate; `None` where there are none.
+    /// Operations a nanosecond of the median, two for each multiply-accumulate; `None` where there are none.
     pub gops: Option<f64>,
     /// The part of the instruction's measured peak.
     pub peak_share: Option<f64>,
@@ -145,6 +147,7 @@ fn rows(program: &Program, runs: &[Vec<StepTime>], peaks: &mut Peaks<'_>) -> Vec
             kernel: s.work.kernel,
             shape: s.work.shape.clone(),
             time_us: nanoseconds / 1e3,
+            least_us: times[0] as f64 / 1e3,
             share: 0.0,
             macs: s.work.macs,
             gops,
