@@ -1,8 +1,8 @@
 //! Depthwise convolutions of 8-bit codes, channels-last: each output channel sees its own input channel.
 //!
-//! Lanes run across channels. The usual ones (no dilation, stride 1 or 2, weights of 8 bits) go in [`strips`]: lines are
+//! Lanes run across channels. The usual ones (no dilation, stride 1 or 2, weights of 8 bits) go in strips: lines are
 //! interleaved once so that a dot product takes several taps of a channel, and codes are rounded in registers. All
-//! others take taps in pairs of i16 ([`general`]). Depthwise with more than one output per channel is a grouped
+//! others take taps in pairs of i16. Depthwise with more than one output per channel is a grouped
 //! [`crate::conv`].
 
 mod general;

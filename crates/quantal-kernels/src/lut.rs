@@ -2,7 +2,7 @@
 //!
 //! The table lies in registers where that is faster than memory: two permutations of 128 bytes with AVX-512 VBMI,
 //! sixteen of 16 bytes with AVX2. [`lut`] walks a tensor; the epilogues of products and convolutions call
-//! [`Simd::look_up`] on the bytes that they have just written.
+//! `Simd::look_up` on the bytes that they have just written.
 
 use quantal_tensor::arith::{Affine, table};
 
