@@ -132,7 +132,7 @@ impl<'a> Image<'a> {
 
     /// `Ok` if the strip of a single line is of a sensible size, whatever a file says of windows and pads.
     pub(super) fn check(&self) -> Result<(), KernelError> {
-        const MOST: u128 = 1 << 30;
+        const MOST: u128 = 1 << 28;
         let [height, width] = [0, 1].map(|axis| self.window.reach[axis] as u128 + 1);
         let line = self.w_out as u128 * self.in_step[1] as u128 + width;
         if (height + self.in_step[0] as u128).saturating_mul(line).saturating_mul(2 * self.c as u128) > MOST {

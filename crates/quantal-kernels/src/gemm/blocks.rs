@@ -26,6 +26,8 @@ const MOST_ROWS: usize = 512;
 const SERIAL_PRODUCTS: usize = 1 << 18;
 /// The same where there is AMX.
 const AMX_SERIAL_PRODUCTS: usize = 1 << 21;
+/// Products of AMX that take as long as the end of a sum.
+const AMX_END_PRODUCTS: usize = 128;
 
 /// One product over some columns of the output.
 pub(crate) struct Job<'a> {
@@ -127,7 +129,8 @@ pub(crate) fn run(job: &Job, threads: &Threads) {
             (BLOCK_BYTES, SERIAL_PRODUCTS)
         }
     };
-    let products = m.saturating_mul(job.b.k()).saturating_mul(job.b.n());
+    let depth = job.b.k() + if kernel.level == Level::Amx { AMX_END_PRODUCTS } else { 0 };
+    let products = m.saturating_mul(depth).saturating_mul(job.b.n());
     let wanted = if products < serial { 1 } else { threads.count() };
     // Rows are cut by whole tiles, images by whole lines.
     let whole = if unit_rows == 1 { kernel.mr } else { 1 };

@@ -21,6 +21,16 @@ use crate::{Isa, Level};
 const COLUMNS: usize = 32;
 /// Most rows of a tile; blocks of more are left to the generic way.
 const MAX_ROWS: usize = 64;
+/// The rows of a tile of which all are wanted.
+static ALL_ROWS: [u16; MAX_ROWS + 1] = {
+    let mut rows = [0; MAX_ROWS + 1];
+    let mut r = 0;
+    while r < MAX_ROWS {
+        rows[r] = r as u16;
+        r += 1;
+    }
+    rows
+};
 
 /// What a body needs of an epilogue.
 struct Ends<'a> {
@@ -106,21 +116,19 @@ unsafe fn rows<const ADD: bool, const TERMS: bool, const TABLE: bool, const SIGN
     ends: &Ends,
     ldc: usize,
 ) {
-    // SAFETY: the caller's promise, as each step says; `count` never exceeds the rows, of which there are at most
-    // `MAX_ROWS`, nor do both of a pair pass `count`.
+    // SAFETY: the caller's promise, as each step says; no more pairs are taken than were listed.
     unsafe {
-        // The rows that are wanted, and the last one again, so that they come in pairs.
-        let mut wanted = [0_u16; MAX_ROWS + 1];
-        let mut count = 0;
+        let mut complete = block.rows.is_multiple_of(2);
         for r in 0..block.rows {
-            *wanted.get_unchecked_mut(count) = r as u16;
-            count += usize::from(*block.pixels.add(r) != NO_ROW);
+            complete &= *block.pixels.add(r) != NO_ROW;
         }
-        if count == 0 {
-            return;
-        }
-        wanted[count] = wanted[count - 1];
-        let pairs = count.div_ceil(2);
+        let mut some = [0; MAX_ROWS + 1];
+        let (wanted, pairs) = if complete {
+            (&ALL_ROWS, block.rows / 2)
+        } else {
+            let pairs = wanted_rows(block, &mut some);
+            (&some, pairs)
+        };
         for col in (0..block.cols).step_by(COLUMNS) {
             let left = block.cols - col;
             let multipliers = block.columns.multiplier.as_ptr().add(col);
@@ -140,6 +148,23 @@ unsafe fn rows<const ADD: bool, const TERMS: bool, const TABLE: bool, const SIGN
             }
         }
     }
+}
+
+/// Lists the rows of a block that are wanted, and the last one again, so that they come in pairs: gives the pairs.
+///
+/// # Safety
+/// As [`finish`]; the block has at most [`MAX_ROWS`] rows.
+unsafe fn wanted_rows(block: &Block, rows: &mut [u16; MAX_ROWS + 1]) -> usize {
+    let mut count = 0;
+    for r in 0..block.rows {
+        rows[count] = r as u16;
+        // SAFETY: a block has a pixel for each row.
+        count += usize::from(unsafe { *block.pixels.add(r) } != NO_ROW);
+    }
+    if count > 0 {
+        rows[count] = rows[count - 1];
+    }
+    count.div_ceil(2)
 }
 
 /// Up to 32 columns of a tile.
