@@ -131,8 +131,7 @@ pub(crate) const MAX_TILE: usize = 1024;
 pub static KERNELS: &[&GemmKernel] = crate::gemm::rows::ROWS;
 
 /// The kernel for an `n`-column B whose neighbouring weights sum to at most `pair_sum` in magnitude: of those of the
-/// highest level at or below `level` that are exact for B, the one that computes the fewest columns in vain, the first
-/// of equals.
+/// highest level at or below `level` that are exact for B, the one that costs least, the first of equals.
 pub fn select(level: Level, n: usize, pair_sum: u32) -> &'static GemmKernel {
     let exact = |k: &&GemmKernel| match k.exact {
         Exact::Always => true,
@@ -142,8 +141,15 @@ pub fn select(level: Level, n: usize, pair_sum: u32) -> &'static GemmKernel {
     let best = usable().map(|k| k.level).max().unwrap_or(Level::Portable);
     usable()
         .filter(|k| k.level == best)
-        .min_by_key(|k| n.div_ceil(k.nr) * k.nr)
+        .min_by_key(|k| cost(k, n))
         .expect("the portable row is exact for all weights and has no level above it to miss")
+}
+
+/// What a kernel computes for `n` columns, those in vain included, and so much more for each panel: a narrow tile loads
+/// more for a product. `quantal bench kernels --check` holds the choices against times.
+fn cost(kernel: &GemmKernel, n: usize) -> usize {
+    const PANEL: usize = 8;
+    n.div_ceil(kernel.nr).saturating_mul(kernel.nr + PANEL)
 }
 
 /// Declares kernels: for each, the table row `NAME` and the `#[target_feature]` functions of its tiles.
