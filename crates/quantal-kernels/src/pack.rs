@@ -368,8 +368,9 @@ fn put(to: &mut [u8], form: Form, codes: &[u8], flip: u8) {
         Form::Bytes if flip == 0 => to.copy_from_slice(codes),
         Form::Bytes => to.iter_mut().zip(codes).for_each(|(to, &code)| *to = code ^ flip),
         Form::Pairs => {
-            let to = to.chunks_exact_mut(2);
-            to.zip(codes).for_each(|(to, &code)| to.copy_from_slice(&u16::from(code ^ flip).to_le_bytes()));
+            // Pairs of known length: a slice of two bytes would be copied by a call.
+            let pairs = to.as_chunks_mut::<2>().0;
+            pairs.iter_mut().zip(codes).for_each(|(to, &code)| *to = u16::from(code ^ flip).to_le_bytes());
         }
     }
 }
@@ -380,8 +381,7 @@ pub(crate) fn put_fill(row: &mut [u8], form: Form, at: usize, count: usize, code
     match form {
         Form::Bytes => row[at..at + count].fill(code),
         Form::Pairs => {
-            let to = row[2 * at..2 * (at + count)].chunks_exact_mut(2);
-            to.for_each(|to| to.copy_from_slice(&u16::from(code).to_le_bytes()));
+            row[2 * at..2 * (at + count)].as_chunks_mut::<2>().0.fill(u16::from(code).to_le_bytes());
         }
     }
 }
