@@ -1,6 +1,6 @@
 //! The thread pool: splits a step over output tiles, each task owning a disjoint part of the output.
 //!
-//! Workers spin for a few microseconds after a job and then park, so a chain of small steps pays little for each
+//! Workers spin for about the time of a step after a job and then park, so a chain of small steps pays little for each
 //! fork-join and an idle pool costs nothing. The caller works too, and waits only for workers that took part: a worker
 //! that the system did not schedule in time never delays a step.
 
@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 /// More threads than this are never started.
 const MAX_COUNT: usize = 1024;
 
-/// How long a thread looks for a change before it parks: a few fork-joins, far less than a scheduler's slice.
-const SPIN: Duration = Duration::from_micros(20);
+/// How long a thread looks for a change before it parks: longer than most steps that are too small to split.
+const SPIN: Duration = Duration::from_micros(100);
 
 /// A fixed number of threads that run tasks together.
 pub struct Threads {
@@ -28,11 +28,12 @@ impl Threads {
     /// A pool of `count` threads, the calling one included: at least 1 and at most 1024. Threads that the system
     /// refuses to start are done without.
     pub fn new(count: usize) -> Self {
-        let shared = Arc::new(Shared::default());
-        let workers = (1..count.clamp(1, MAX_COUNT))
-            .map_while(|_| {
+        let count = count.clamp(1, MAX_COUNT);
+        let shared = Arc::new(Shared { next: (0..count).map(|_| Next::default()).collect(), ..Shared::default() });
+        let workers = (1..count)
+            .map_while(|place| {
                 let shared = Arc::clone(&shared);
-                std::thread::Builder::new().name("quantal".into()).spawn(move || shared.work()).ok()
+                std::thread::Builder::new().name("quantal".into()).spawn(move || shared.work(place)).ok()
             })
             .collect();
         Self { shared, workers }
@@ -44,6 +45,9 @@ impl Threads {
     }
 
     /// Runs `task(0) … task(tasks − 1)`, each once, and returns when all are done. The order is not defined.
+    ///
+    /// Each thread begins with its own run of neighbouring tasks, the same whenever the number of tasks is, so that what
+    /// one step left in a core's cache is there for the next; a thread that is done takes over what others have left.
     ///
     /// Inside a task, and while another thread uses the pool, the tasks run one after the other on the calling thread.
     ///
@@ -81,14 +85,19 @@ const OPEN: u64 = 0x1_0000;
 
 type Task<'a> = &'a (dyn Fn(usize) + Sync);
 
+/// A counter on cache lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Next(AtomicUsize);
+
 #[derive(Default)]
 struct Shared {
     /// Held by the thread whose job this is.
     busy: AtomicBool,
     state: AtomicU64,
     job: UnsafeCell<Option<(Task<'static>, usize)>>,
-    /// The next task to run.
-    next: AtomicUsize,
+    /// For each thread, the next task of its run.
+    next: Vec<Next>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
     lock: Mutex<()>,
@@ -107,7 +116,9 @@ unsafe impl Sync for Shared {}
 impl Shared {
     /// Runs a job; the caller holds `busy`. Gives the payload of the first panic.
     fn fork_join(&self, tasks: usize, task: Task<'_>) -> Option<Box<dyn Any + Send>> {
-        self.next.store(0, Ordering::Relaxed);
+        for (place, next) in self.next.iter().enumerate() {
+            next.0.store(self.first(place, tasks), Ordering::Relaxed);
+        }
         // SAFETY: only the lifetime changes. Workers reach the reference between entering and leaving a job, and this
         // function does not return (nor unwind: `run` catches) before `state` is closed and shows none inside.
         let erased = unsafe { std::mem::transmute::<Task<'_>, Task<'static>>(task) };
@@ -117,7 +128,7 @@ impl Shared {
         if self.parked.load(Ordering::SeqCst) > 0 {
             self.wake_workers();
         }
-        self.run(tasks, task);
+        self.run(0, tasks, task);
         self.state.fetch_and(!OPEN, Ordering::SeqCst);
         let empty = || self.state.load(Ordering::SeqCst) & INSIDE == 0;
         if !spin_until(empty) {
@@ -131,20 +142,32 @@ impl Shared {
         lock(&self.panic).take()
     }
 
-    /// Takes tasks until there are none.
-    fn run(&self, tasks: usize, task: Task<'_>) {
+    /// The first task of the run of the thread at `place`.
+    fn first(&self, place: usize, tasks: usize) -> usize {
+        let (each, more) = (tasks / self.next.len(), tasks % self.next.len());
+        place * each + place.min(more)
+    }
+
+    /// Takes tasks until there are none: those of the thread at `place`, then those of the others.
+    fn run(&self, place: usize, tasks: usize, task: Task<'_>) {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let i = self.next.fetch_add(1, Ordering::Relaxed);
-                if i >= tasks {
-                    break;
+            let count = self.next.len();
+            for owner in (place..count).chain(0..place) {
+                let end = self.first(owner + 1, tasks);
+                loop {
+                    let i = self.next[owner].0.fetch_add(1, Ordering::Relaxed);
+                    if i >= end {
+                        break;
+                    }
+                    task(i);
                 }
-                task(i);
             }
         }));
         if let Err(payload) = outcome {
-            // Half of the range: further increments by each thread cannot wrap around.
-            self.next.store(usize::MAX / 2, Ordering::Relaxed);
+            for next in &self.next {
+                // Half of the range: further increments by each thread cannot wrap around.
+                next.0.store(usize::MAX / 2, Ordering::Relaxed);
+            }
             let mut first = lock(&self.panic);
             if first.is_none() {
                 *first = Some(payload);
@@ -155,8 +178,8 @@ impl Shared {
         }
     }
 
-    /// The life of a worker.
-    fn work(&self) {
+    /// The life of the worker at `place`.
+    fn work(&self, place: usize) {
         let mut seen = 0;
         loop {
             let news = || self.state.load(Ordering::SeqCst) & !(INSIDE | OPEN) != seen || self.stopped();
@@ -176,7 +199,7 @@ impl Shared {
             if self.enter(state) {
                 // SAFETY: inside a job (entered, not yet left), `job` is not written; see the Sync impl.
                 if let Some((task, tasks)) = unsafe { *self.job.get() } {
-                    self.run(tasks, task);
+                    self.run(place, tasks, task);
                 }
                 let after = self.state.fetch_sub(1, Ordering::SeqCst) - 1;
                 if after & (INSIDE | OPEN) == 0 && self.waiting.load(Ordering::SeqCst) {
