@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 /// A buffer may be this many times larger than what it is taken for, and this many bytes besides.
 const SLACK_RATIO: usize = 2;
 const SLACK_BYTES: usize = 4096;
+/// What is free may come to this many times the most that was ever in use: buffers of all sizes of a run, or those that
+/// do not fit are made, and cleared, again in each run.
+const KEPT_RATIO: usize = 2;
 
 /// Free buffers by capacity.
 #[derive(Default)]
@@ -52,12 +55,12 @@ impl Pool {
     }
 
     /// Takes back a tensor that was counted and is not needed any more. Its buffer is kept if nobody shares it and all
-    /// that is free does not come to more than the most that was ever in use.
+    /// that is free does not come to more than twice the most that was ever in use.
     pub(crate) fn give_back(&mut self, tensor: Tensor) {
         self.live_bytes = self.live_bytes.saturating_sub(held(&tensor));
         let mut bytes = tensor.into_bytes();
         let capacity = bytes.capacity();
-        if self.free_bytes.saturating_add(capacity) <= self.peak_bytes && bytes.is_unique() {
+        if self.free_bytes.saturating_add(capacity) <= KEPT_RATIO.saturating_mul(self.peak_bytes) && bytes.is_unique() {
             self.free_bytes += capacity;
             self.free.entry(capacity).or_default().push(bytes);
         }
