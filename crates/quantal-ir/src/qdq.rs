@@ -150,19 +150,40 @@ fn param_constants(
 pub fn quantize_tensor(tensor: &Tensor, scheme: &Scheme, params: &QParams) -> Result<Tensor, TensorError> {
     let x = tensor.as_slice::<f32>();
     let inner = match scheme.granularity {
-        Granularity::PerChannel { axis } => tensor.shape()[axis + 1..].iter().product(),
-        Granularity::PerTensor | Granularity::PerToken | Granularity::PerBlock { .. } => usize::MAX,
+        Granularity::PerChannel { axis } => tensor.shape()[axis + 1..].iter().product::<usize>().max(1),
+        Granularity::PerTensor | Granularity::PerToken | Granularity::PerBlock { .. } => x.len().max(1),
     };
-    let channels = params.scale.len();
-    let code = |(i, &x): (usize, &f32)| {
-        let c = i / inner % channels;
-        arith::quantize(x, params.scale[c], params.zero_point[c], scheme.qmin, scheme.qmax)
-    };
-    let codes = x.iter().enumerate().map(code);
-    match scheme.storage {
-        Storage::U8 => Tensor::from_slice(tensor.shape(), &codes.map(|q| q as u8).collect::<Vec<_>>()),
-        Storage::S8 => Tensor::from_slice(tensor.shape(), &codes.map(|q| q as i8).collect::<Vec<_>>()),
+    let mut codes = Vec::with_capacity(x.len());
+    if inner == 1 {
+        // Channels are last: a row of them at a time.
+        for row in x.chunks(params.scale.len()) {
+            let code = |((&x, &scale), &zero): ((&f32, &f32), &i32)| code_of(x, scale, zero, scheme);
+            codes.extend(row.iter().zip(&params.scale).zip(&params.zero_point).map(code));
+        }
+    } else {
+        for (i, run) in x.chunks(inner).enumerate() {
+            let (scale, zero) = (params.scale[i % params.scale.len()], params.zero_point[i % params.scale.len()]);
+            codes.extend(run.iter().map(|&x| code_of(x, scale, zero, scheme)));
+        }
     }
+    match scheme.storage {
+        Storage::U8 => Tensor::from_slice(tensor.shape(), &codes),
+        Storage::S8 => Tensor::from_slice(tensor.shape(), &codes.iter().map(|&q| q.cast_signed()).collect::<Vec<_>>()),
+    }
+}
+
+/// The bits of a code of 8 bits: arith (1) in a form that compiles to vectors. The clamp comes first, which is the same
+/// since its ends are whole numbers, and then a number below 2^22 is rounded by adding one of 2^23, ties to even.
+#[inline]
+fn code_of(x: f32, scale: f32, zero_point: i32, scheme: &Scheme) -> u8 {
+    const MAGIC: f32 = 12_582_912.0;
+    let (lo, hi) = (scheme.qmin as f32 - zero_point as f32, scheme.qmax as f32 - zero_point as f32);
+    let steps = x / scale;
+    let steps = if steps.is_nan() { 0.0 } else { steps };
+    let steps = if steps < lo { lo } else { steps };
+    let steps = if steps > hi { hi } else { steps };
+    let code = (steps + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()).cast_signed();
+    code.wrapping_add(zero_point) as u8
 }
 
 fn channel_axis(graph: &Graph, v: ValueId, scheme: &Scheme, params: &QParams) -> Result<Option<usize>, QdqError> {

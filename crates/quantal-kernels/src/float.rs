@@ -38,7 +38,7 @@ mod unary;
 mod x86;
 
 pub use binary::{Binary, Operand, binary, binary_in_place};
-pub use calibrate::{Extremes, histogram, min_max};
+pub use calibrate::{Survey, bin, survey};
 pub use conv::{PackedConv, conv};
 pub use conv_transpose::{PackedConvTranspose, conv_transpose, valid_transposed};
 pub use dwconv::{PackedDw, dwconv};

@@ -32,20 +32,22 @@ impl ChannelMeans {
         Self { axis, sums: Vec::new(), count: 0 }
     }
 
-    /// Adds one sample. The order of samples does not matter but for the rounding of f64 sums.
-    pub fn add(&mut self, tensor: &Tensor) {
-        let shape = tensor.shape();
-        let axis = if self.axis < 0 { shape.len().checked_sub(1) } else { Some(self.axis as usize) };
-        let (Some(axis), Some(values)) = (axis.filter(|&a| a < shape.len()), tensor.get::<f32>()) else { return };
-        let (channels, inner) = (shape[axis], shape[axis + 1..].iter().product::<usize>().max(1));
-        self.sums.resize(channels, 0.0);
-        if values.is_empty() || self.sums.len() != channels {
-            return;
+    /// The axis of the channels in a tensor of this rank, if there is one.
+    pub fn axis(&self, rank: usize) -> Option<usize> {
+        let axis = if self.axis < 0 { rank.checked_sub(1) } else { Some(self.axis as usize) };
+        axis.filter(|&a| a < rank)
+    }
+
+    /// Adds one sample: the sum of each channel's values, `count` of them each. The order of samples does not matter but
+    /// for the rounding of f64 sums.
+    pub fn add(&mut self, sums: &[f64], count: usize) {
+        if self.sums.is_empty() {
+            self.sums = vec![0.0; sums.len()];
         }
-        for (i, run) in values.chunks(inner).enumerate() {
-            self.sums[i % channels] += run.iter().map(|&x| f64::from(x)).sum::<f64>();
+        if self.sums.len() == sums.len() {
+            self.sums.iter_mut().zip(sums).for_each(|(a, b)| *a += b);
+            self.count += count as u64;
         }
-        self.count += (values.len() / channels) as u64;
     }
 
     fn means(&self) -> Vec<f64> {
@@ -104,37 +106,40 @@ fn shift(graph: &Graph, product: &Product, plan: &QuantPlan, means: &[f64]) -> R
     let (Some(w), Some(params)) = (tensor.get::<f32>(), encoding.qparams()) else { return Ok(None) };
     let codes = qdq::quantize_tensor(tensor, &encoding.scheme, params)?;
     let Some(codes) = codes.to_i64_vec() else { return Ok(None) };
-    let shape = tensor.shape();
     let node = graph.node(product.node);
-    // For element i of the weights: its output channel and its input channel.
-    let place: Box<dyn Fn(usize) -> (usize, usize)> = match (node.op, shape) {
-        (Op::Conv, [out, per_group, taps @ ..]) => {
-            let groups = node.attrs.int_or("group", 1).unwrap_or(1).max(1) as usize;
-            let (taps, per_group) = (taps.iter().product::<usize>().max(1), *per_group);
-            let outs = (out / groups).max(1);
-            Box::new(move |i| {
-                let o = i / (per_group * taps);
-                (o, o / outs * per_group + i / taps % per_group)
-            })
-        }
-        (Op::Gemm, &[_, columns]) if node.attrs.flag("transB", false).unwrap_or(false) => {
-            Box::new(move |i| (i / columns, i % columns))
-        }
-        (Op::Gemm | Op::MatMul, &[_, columns]) => Box::new(move |i| (i % columns, i / columns)),
+    let turned = node.attrs.flag("transB", false).unwrap_or(false);
+    // Output channels, input channels of each, weights of each pair; and whether output channels are the last axis.
+    let (outputs, inputs, taps, last) = match (node.op, tensor.shape()) {
+        (Op::Conv, [out, per_group, taps @ ..]) => (*out, *per_group, taps.iter().product::<usize>(), false),
+        (Op::Gemm, &[rows, columns]) if turned => (rows, columns, 1, false),
+        (Op::Gemm | Op::MatMul, &[rows, columns]) => (columns, rows, 1, true),
         _ => return Ok(None),
     };
-    let outputs = w.len().checked_sub(1).map_or(0, |_| (0..w.len()).map(|i| place(i).0).max().unwrap_or(0) + 1);
-    let inner = match product.weighted.axis {
-        Some(axis) if params.scale.len() > 1 => shape[axis + 1..].iter().product::<usize>().max(1),
-        _ => usize::MAX,
+    let groups = if node.op == Op::Conv { node.attrs.int_or("group", 1).unwrap_or(1).max(1) as usize } else { 1 };
+    let each = (outputs / groups).max(1);
+    let of = |o: usize, w: f32, q: i64| {
+        let s = if params.scale.len() == 1 { 0 } else { o };
+        f64::from(w) - f64::from(arith::dequantize(q as i32, params.scale[s], params.zero_point[s]))
     };
+    let needed = if outputs == 0 { 0 } else { (outputs - 1) / each * inputs + inputs };
+    if means.len() < needed || ![1, outputs].contains(&params.scale.len()) || taps == 0 {
+        return Ok(None);
+    }
     let mut shift = vec![0.0; outputs];
-    for (i, (&w, &q)) in w.iter().zip(&codes).enumerate() {
-        let (o, c) = place(i);
-        let s = i / inner % params.scale.len();
-        let rounded = arith::dequantize(q as i32, params.scale[s], params.zero_point[s]);
-        let Some(mean) = means.get(c) else { return Ok(None) };
-        shift[o] += (f64::from(w) - f64::from(rounded)) * mean;
+    if last {
+        for ((w, q), mean) in w.chunks(outputs.max(1)).zip(codes.chunks(outputs.max(1))).zip(means) {
+            for (o, ((&w, &q), shift)) in w.iter().zip(q).zip(&mut shift).enumerate() {
+                *shift += of(o, w, q) * mean;
+            }
+        }
+    } else {
+        for (i, (w, q)) in w.chunks(taps).zip(codes.chunks(taps)).enumerate() {
+            let (o, c) = (i / inputs, i % inputs);
+            let mean = means[o / each * inputs + c];
+            for (&w, &q) in w.iter().zip(q) {
+                shift[o] += of(o, w, q) * mean;
+            }
+        }
     }
     Ok(Some(shift).filter(|s| s.iter().all(|v| v.is_finite())))
 }
@@ -147,14 +152,13 @@ mod tests {
     use quantal_tensor::{DType, QParams, Scheme};
 
     #[test]
-    fn means_run_over_everything_but_the_channels() {
+    fn means_are_those_of_all_samples_and_samples_of_other_channels_are_left_out() {
         let mut m = ChannelMeans::for_input_of(Op::Conv);
-        m.add(&Tensor::from_slice(&[1, 2, 2], &[1.0_f32, 3.0, 10.0, 20.0]).unwrap());
-        m.add(&Tensor::from_slice(&[1, 2, 1], &[5.0_f32, 0.0]).unwrap());
+        assert_eq!((m.axis(4), m.axis(1), ChannelMeans::for_input_of(Op::MatMul).axis(3)), (Some(1), None, Some(2)));
+        m.add(&[4.0, 30.0], 2);
+        m.add(&[5.0, 0.0], 1);
+        m.add(&[1.0, 1.0, 1.0], 1);
         assert_eq!(m.means(), [3.0, 10.0]);
-        let mut rows = ChannelMeans::for_input_of(Op::MatMul);
-        rows.add(&Tensor::from_slice(&[2, 2], &[1.0_f32, 2.0, 3.0, 4.0]).unwrap());
-        assert_eq!(rows.means(), [2.0, 3.0]);
     }
 
     #[test]
@@ -173,7 +177,7 @@ mod tests {
         let encoding = Encoding { scheme: Scheme::weight_per_channel(0), params, why: String::new() };
         plan.encodings.insert(w, encoding);
         let mut means = ChannelMeans::for_input_of(Op::Conv);
-        means.add(&Tensor::from_slice(&[1, 2, 1, 1], &[10.0_f32, -4.0]).unwrap());
+        means.add(&[10.0, -4.0], 1);
         let done = correct(&mut g, &[Product { node, weighted }], &plan, &BTreeMap::from([(x, means)])).unwrap();
         assert_eq!(done, 1);
         // (0.4 − 0)·10 and (1.75 − 2)·(−4).

@@ -11,6 +11,8 @@ use crate::progress::Progress;
 use quantal_data::Sample;
 use quantal_ir::{Graph, ValueId};
 use quantal_kernels::Isa;
+use quantal_kernels::float::survey;
+use quantal_runtime::session::Watched;
 use quantal_runtime::{Mode, Session, compile_observed};
 use quantal_tensor::Tensor;
 use std::collections::BTreeMap;
@@ -63,7 +65,8 @@ impl Spread {
 }
 
 /// Runs the float `graph` over `samples` and watches the sources of `groups`, each with the observer of its group, and
-/// the channel means of the data inputs of `products` and the spread of `norms`. Where nothing is to be watched, no sample is read.
+/// the channel means of the data inputs of `products` and the spread of `norms`. Where nothing is to be watched, no
+/// sample is read.
 pub fn calibrate(
     graph: &Graph,
     groups: &[Group],
@@ -99,20 +102,13 @@ pub fn calibrate(
     for sample in samples {
         let sample = sample?;
         let mut not_finite = None;
-        let mut look = |v: ValueId, tensor: &Tensor| {
-            if let Some(statistics) = calibration.observed.get_mut(&v)
-                && statistics.observe(isa, tensor.as_slice::<f32>()).is_err()
-            {
-                not_finite.get_or_insert(v);
+        let mut look = |seen: &Watched<'_>| {
+            if calibration.look(isa, seen)?.is_err() {
+                not_finite.get_or_insert(seen.value);
             }
-            if let Some(means) = calibration.means.get_mut(&v) {
-                means.add(tensor);
-            }
-            if let Some(spread) = calibration.spreads.get_mut(&v) {
-                spread.add(tensor);
-            }
+            Ok(())
         };
-        let ran = session.run_taps(&sample.feeds, &taps, &mut look);
+        let ran = session.run_watched(&sample.feeds, &taps, &mut look);
         let name = || sample.name.escape_debug().to_string();
         if let Some(v) = not_finite {
             let tensor = graph.value(v).name.escape_debug().to_string();
@@ -130,6 +126,28 @@ pub fn calibrate(
 }
 
 impl Calibration {
+    /// Takes in one value of one sample: one pass over it, in the layout in which it lies, for its range and the means of
+    /// its channels.
+    fn look(&mut self, isa: Isa, seen: &Watched<'_>) -> Result<Result<(), NotFinite>, quantal_runtime::Error> {
+        let means = self.means.get_mut(&seen.value);
+        let statistics = self.observed.get_mut(&seen.value);
+        let tensor = seen.floats()?;
+        let (values, shape) = (tensor.as_slice::<f32>(), tensor.shape());
+        let axis = means.as_ref().and_then(|m| m.axis(shape.len())).map(|a| seen.layout.physical_axis(a, shape.len()));
+        let (channels, inner) = axis.map_or((1, 1), |a| (shape[a], shape[a + 1..].iter().product()));
+        if values.is_empty() {
+            return Ok(Ok(()));
+        }
+        if let Some(spread) = self.spreads.get_mut(&seen.value) {
+            spread.add(&*seen.standard()?);
+        }
+        let found = survey(isa, values, [channels, inner], seen.threads);
+        if let (Some(means), Some(_)) = (means, axis) {
+            means.add(&found.sums, values.len() / channels);
+        }
+        Ok(statistics.map_or(Ok(()), |s| s.observe(isa, values, &found)))
+    }
+
     /// What was seen of a group, and the range that its observer proposes for codes of `levels` steps.
     pub fn range(&self, graph: &Graph, group: &Group, levels: u32, symmetric: bool) -> Result<(Range, Range)> {
         let (mut seen, mut chosen) = (group.pinned, group.pinned);

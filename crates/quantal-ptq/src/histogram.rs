@@ -1,23 +1,27 @@
 //! A histogram that grows, merges, and does not depend on the order of what it saw.
 //!
-//! Bin `i` holds the values in `[i·2^e, (i + 1)·2^e)`, for `i` in `−n … n − 1`. The exponent `e` is the smallest one
-//! whose bins reach the largest magnitude seen, so it follows from the data alone. When it grows by one, neighbours
-//! `2i` and `2i + 1` become bin `i`: exactly the bins that the values would have fallen into, because
-//! `floor(floor(x / 2^e) / 2) = floor(x / 2^(e + 1))` and scaling by a power of two is exact. Exact zeros are counted
-//! apart: every encoding holds them without error.
+//! On each side of zero, bin `i` of `n` holds the values with `i·2^e ≤ |x| < (i + 1)·2^e`. The exponent `e` is the
+//! smallest one whose bins reach the largest magnitude seen, so it follows from the data alone. When it grows by one,
+//! neighbours `2i` and `2i + 1` become bin `i`: exactly the bins that the values would have fallen into, because
+//! `floor(floor(|x| / 2^e) / 2) = floor(|x| / 2^(e + 1))` and scaling by a power of two is exact. Exact zeros are
+//! counted apart: every encoding holds them without error.
 
 use crate::observer::Range;
+use quantal_kernels::Isa;
+use quantal_kernels::float::bin;
 
 /// The smallest exponent in use: below it `2^−e` is no f32, and no scale would follow from the range anyway.
 const MIN_EXPONENT: i32 = -126;
 
+/// Counters of zeros, as [`bin`] has them.
+const ZEROS: usize = 16;
+
 /// Counts of values in bins of a power-of-two width, on both sides of zero.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Histogram {
     exponent: i32,
-    /// Bins from `−n` to `n − 1`.
+    /// `n` bins of positive values, `n` of negative ones, and 16 counters that hold the zeros together.
     counts: Vec<u64>,
-    zeros: u64,
     /// Smallest and largest value seen.
     seen: Option<Range>,
 }
@@ -26,29 +30,21 @@ impl Histogram {
     /// An empty histogram with `bins` bins on each side of zero; at least half of one side is in use once a value other
     /// than zero was seen.
     pub fn new(bins: usize) -> Self {
-        Self { exponent: MIN_EXPONENT, counts: vec![0; 2 * bins.max(1)], zeros: 0, seen: None }
+        Self { exponent: MIN_EXPONENT, counts: vec![0; 2 * bins.max(1) + ZEROS], seen: None }
     }
 
     fn side(&self) -> usize {
-        self.counts.len() / 2
+        (self.counts.len() - ZEROS) / 2
     }
 
-    /// Adds values that are all finite and lie in `range`.
-    pub fn add(&mut self, values: &[f32], range: Range) {
+    /// Says that values over `range`, whose ends are finite, were seen, before some of them are added.
+    pub fn see(&mut self, range: Range) {
         self.grow_to(range);
-        // In f64, no f32 scaled by a power of two is rounded: a tiny negative value must not become zero.
-        let (side, inverse) = (self.side() as i32, 2.0_f64.powi(-self.exponent));
-        let last = self.counts.len() - 1;
-        let mut zeros = 0;
-        for &x in values {
-            if x == 0.0 {
-                zeros += 1;
-            } else {
-                let bin = ((f64::from(x) * inverse).floor() as i32 + side) as usize;
-                self.counts[bin.min(last)] += 1;
-            }
-        }
-        self.zeros += zeros;
+    }
+
+    /// Adds values that all lie in what was seen, each `weight` times.
+    pub fn add(&mut self, isa: Isa, values: &[f32], weight: u64) {
+        bin(isa, values, 2.0_f64.powi(-self.exponent) as f32, weight, &mut self.counts);
     }
 
     /// Adds all that `other` saw. Both have the same number of bins.
@@ -60,22 +56,25 @@ impl Histogram {
         for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
             *mine += theirs;
         }
-        self.zeros += other.zeros;
     }
 
     fn grow_to(&mut self, range: Range) {
+        let first = self.seen.is_none();
         let seen = self.seen.map_or(range, |s| s.union(range));
         self.seen = Some(seen);
         let magnitude = f64::from(seen.max).max(-f64::from(seen.min));
         let side = self.side();
         while magnitude >= side as f64 * 2.0_f64.powi(self.exponent) {
-            let halved = |i: usize| (i as i64 - side as i64).div_euclid(2) + side as i64;
-            let mut counts = vec![0; self.counts.len()];
-            for (i, n) in self.counts.iter().enumerate() {
-                counts[halved(i) as usize] += n;
-            }
-            self.counts = counts;
             self.exponent += 1;
+            if first {
+                continue;
+            }
+            for half in self.counts[..2 * side].chunks_mut(side) {
+                for i in 0..side {
+                    let moved = std::mem::take(&mut half[i]);
+                    half[i / 2] += moved;
+                }
+            }
         }
     }
 
@@ -91,26 +90,33 @@ impl Histogram {
 
     /// Number of exact zeros.
     pub fn zeros(&self) -> u64 {
-        self.zeros
+        self.counts[2 * self.side()..].iter().sum()
     }
 
     /// Number of values.
     pub fn total(&self) -> u64 {
-        self.zeros + self.counts.iter().sum::<u64>()
+        self.counts.iter().sum()
     }
 
     /// The bins that hold something, from the lowest: lower edge and count.
     pub fn bins(&self) -> impl DoubleEndedIterator<Item = (f64, u64)> {
-        let (side, width) = (self.side() as i64, self.width());
-        let filled = self.counts.iter().enumerate().filter(|(_, n)| **n > 0);
-        filled.map(move |(i, n)| ((i as i64 - side) as f64 * width, *n))
+        let (side, width) = (self.side(), self.width());
+        let negative = (0..side).rev().map(move |i| (-((i + 1) as f64) * width, self.counts[side + i]));
+        let positive = (0..side).map(move |i| (i as f64 * width, self.counts[i]));
+        negative.chain(positive).filter(|(_, n)| *n > 0)
     }
 
-    /// Counts of magnitudes: bin `i` holds the values with `i·width ≤ |x| < (i + 1)·width` (on the negative side, the
-    /// lower end out and the upper in), zeros left out.
+    /// Counts of magnitudes, zeros left out: bin `i` holds the values with `i·width ≤ |x| < (i + 1)·width`.
     pub fn magnitudes(&self) -> Vec<u64> {
         let side = self.side();
-        (0..side).map(|i| self.counts[side + i] + self.counts[side - 1 - i]).collect()
+        (0..side).map(|i| self.counts[i] + self.counts[side + i]).collect()
+    }
+}
+
+impl PartialEq for Histogram {
+    fn eq(&self, other: &Self) -> bool {
+        let bins = |h: &Self| h.counts[..2 * h.side()].to_vec();
+        (self.exponent, self.seen, self.zeros(), bins(self)) == (other.exponent, other.seen, other.zeros(), bins(other))
     }
 }
 
@@ -121,8 +127,9 @@ mod tests {
 
     fn of(values: &[f32]) -> Histogram {
         let mut h = Histogram::new(64);
-        if let Some(range) = range_of(quantal_kernels::Isa::PORTABLE, values).unwrap() {
-            h.add(values, range);
+        if let Some(range) = range_of(Isa::PORTABLE, values).unwrap() {
+            h.see(range);
+            h.add(Isa::PORTABLE, values, 1);
         }
         h
     }
@@ -149,7 +156,8 @@ mod tests {
         assert_eq!(of(&reversed), whole);
         let mut one_by_one = Histogram::new(64);
         for &x in &reversed {
-            one_by_one.add(&[x], Range { min: x, max: x });
+            one_by_one.see(Range { min: x, max: x });
+            one_by_one.add(Isa::PORTABLE, &[x], 1);
         }
         assert_eq!(one_by_one, whole);
         for at in [0, 1, 700, 2005] {
@@ -169,7 +177,9 @@ mod tests {
         let w = h.width();
         let mut total = h.zeros();
         for (low, n) in h.bins() {
-            let inside = values.iter().filter(|&&x| x != 0.0 && low <= f64::from(x) && f64::from(x) < low + w);
+            // The edge farther from zero belongs to the next bin.
+            let holds = |x: f64| if x > 0.0 { low <= x && x < low + w } else { low < x && x <= low + w };
+            let inside = values.iter().filter(|&&x| x != 0.0 && holds(f64::from(x)));
             assert_eq!(inside.count() as u64, n, "bin at {low}");
             total += n;
         }

@@ -1,6 +1,7 @@
 //! Observers: they see the values of a tensor sample by sample and propose the range that its codes should cover.
 //!
-//! What they keep has a fixed size, merges, and does not depend on the order of the samples.
+//! What they keep has a fixed size, merges, and does not depend on the order of the samples. Ranges are those of all
+//! values; distributions are estimated from a part of them.
 
 pub mod entropy;
 pub mod minmax;
@@ -9,8 +10,8 @@ pub mod mse;
 pub mod percentile;
 
 use crate::histogram::Histogram;
-use quantal_kernels::Isa;
-use quantal_kernels::float::min_max;
+use quantal_kernels::float::{Survey, survey};
+use quantal_kernels::{Isa, Threads};
 use serde::{Deserialize, Serialize};
 
 /// How the range of an activation is chosen from what was seen.
@@ -119,12 +120,53 @@ pub struct NotFinite;
 
 /// Smallest and largest of the values; `None` if there are none.
 pub fn range_of(isa: Isa, values: &[f32]) -> Result<Option<Range>, NotFinite> {
-    let found = min_max(isa, values);
-    if found.non_finite > 0 {
+    surveyed(&survey(isa, values, [1, 1], &Threads::new(1)))
+}
+
+/// Smallest and largest value of a survey; `None` if it saw none.
+pub fn surveyed(found: &Survey) -> Result<Option<Range>, NotFinite> {
+    if !found.finite {
         return Err(NotFinite);
     }
     // Adding zero turns −0 into +0: which of the two zeros comes first must not show.
     Ok(found.range.map(|(min, max)| Range { min: min + 0.0, max: max + 0.0 }))
+}
+
+/// Values of one tensor of one sample that a histogram counts for all.
+const COUNTED: usize = 1 << 14;
+/// Values next to each other that are counted together: four cache lines.
+const PIECE: usize = 64;
+
+/// Counts all values of a small tensor, and of a large one an even part: of each of equal stretches one piece is drawn,
+/// by the checksum of all values, so that samples differ, in whatever order they come. A piece counts for its stretch.
+/// Rare large values, which weigh most, are not left to chance: those beyond all that were drawn count one by one.
+fn count(histogram: &mut Histogram, isa: Isa, values: &[f32], found: &Survey) {
+    let pieces = values.len().div_ceil(PIECE);
+    let stretch = pieces.div_ceil(COUNTED / PIECE);
+    if stretch <= 1 {
+        histogram.add(isa, values, 1);
+        return;
+    }
+    let mut picked = Vec::with_capacity(COUNTED);
+    for i in 0..pieces / stretch {
+        let drawn = i * stretch + mixed(found.checksum ^ mixed(i as u32)) as usize % stretch;
+        picked.extend_from_slice(&values[drawn * PIECE..values.len().min((drawn + 1) * PIECE)]);
+    }
+    histogram.add(isa, &picked, stretch as u64);
+    // What is left of the last stretch.
+    let rest = &values[values.len().min(pieces / stretch * stretch * PIECE)..];
+    histogram.add(isa, rest, 1);
+    let ends = [&picked[..], rest].map(|x| survey(isa, x, [1, 1], &Threads::new(1)).range);
+    let (low, high) =
+        ends.into_iter().flatten().fold((f32::INFINITY, f32::NEG_INFINITY), |a, b| (a.0.min(b.0), a.1.max(b.1)));
+    histogram.add(isa, &found.beyond(values, low, high), 1);
+}
+
+/// Every bit of the result depends on every bit of `x` (the finalizer of MurmurHash3).
+fn mixed(mut x: u32) -> u32 {
+    x = (x ^ (x >> 16)).wrapping_mul(0x85eb_ca6b);
+    x = (x ^ (x >> 13)).wrapping_mul(0xc2b2_ae35);
+    x ^ (x >> 16)
 }
 
 /// What an observer keeps of the values that it saw.
@@ -149,13 +191,16 @@ impl Statistics {
         }
     }
 
-    /// Takes in the values of one tensor of one sample.
-    pub fn observe(&mut self, isa: Isa, values: &[f32]) -> Result<(), NotFinite> {
-        let Some(range) = range_of(isa, values)? else { return Ok(()) };
+    /// Takes in the values of one tensor of one sample, of which `found` is a survey.
+    pub fn observe(&mut self, isa: Isa, values: &[f32], found: &Survey) -> Result<(), NotFinite> {
+        let Some(range) = surveyed(found)? else { return Ok(()) };
         match self {
             Self::MinMax(m) => m.add(range),
             Self::MovingAverage(m) => m.add(range),
-            Self::Histogram(h) => h.add(values, range),
+            Self::Histogram(h) => {
+                h.see(range);
+                count(h, isa, values, found);
+            }
         }
         Ok(())
     }

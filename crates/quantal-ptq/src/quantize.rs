@@ -91,7 +91,7 @@ pub fn quantize(
         }
     }
     ranges.sort_by_key(|r| r.value);
-    set_weights(graph, &placement.products, &mut plan)?;
+    set_weights(graph, &placement.products, &mut plan, isa)?;
     let mut corrected = graph.clone();
     let biases_corrected = bias_correction::correct(&mut corrected, means_of, &plan, &calibration.means)?;
     let graph = insert_qdq(&corrected, &plan)?;

@@ -19,7 +19,7 @@ const BIAS_LIMIT: f64 = (1_u64 << 30) as f64;
 const BIAS_OF_ZEROS: f64 = (1_u64 << 20) as f64;
 
 /// Sets the numbers of all weights in the plan. The activations' are set before: the scale of a bias depends on them.
-pub fn set_weights(graph: &Graph, products: &[Product], plan: &mut QuantPlan) -> Result<()> {
+pub fn set_weights(graph: &Graph, products: &[Product], plan: &mut QuantPlan, isa: Isa) -> Result<()> {
     let mut readers: BTreeMap<ValueId, Vec<&Product>> = BTreeMap::new();
     for product in products {
         readers.entry(product.weighted.weight).or_default().push(product);
@@ -41,7 +41,7 @@ pub fn set_weights(graph: &Graph, products: &[Product], plan: &mut QuantPlan) ->
         for p in &products {
             for v in [Some(weight), p.weighted.bias].into_iter().flatten() {
                 let values = graph.constant(Some(v)).and_then(|t| t.get::<f32>()).unwrap_or_default();
-                range_of(Isa::PORTABLE, values).map_err(|_| not_finite(v, p))?;
+                range_of(isa, values).map_err(|_| not_finite(v, p))?;
             }
         }
         let Some(tensor) = graph.constant(Some(weight)) else { continue };

@@ -190,9 +190,10 @@ impl<'g> Lowering<'g> {
             let reader = graph.node(id).output(0).and_then(|y| self.uses.readers(y).first().copied());
             self.set(id, reader.map_or(Status::Folded, |into| Status::Fused { into }));
         }
-        let handed_out: Vec<SlotId> = outputs.iter().map(|o| o.slot).chain(observed.iter().map(|o| o.1)).collect();
-        fuse::quantize_moved(&mut self.steps, self.slots.len(), &handed_out);
-        let steps = with_frees(self.steps, self.slots.len(), &handed_out);
+        let handed_out: Vec<SlotId> = outputs.iter().map(|o| o.slot).collect();
+        let looked_at: Vec<SlotId> = observed.iter().map(|o| o.1).collect();
+        fuse::quantize_moved(&mut self.steps, self.slots.len(), &[&handed_out[..], &looked_at].concat());
+        let steps = with_frees(self.steps, self.slots.len(), &handed_out, &looked_at);
         let rows = graph.nodes().map(|(id, node)| Row {
             node: id,
             name: Arc::clone(&node.name),
@@ -484,8 +485,9 @@ impl<'g> Lowering<'g> {
     }
 }
 
-/// The steps that are left, each with the slots that nobody reads after it.
-fn with_frees(steps: Vec<Option<StepRow>>, slots: usize, handed_out: &[SlotId]) -> Vec<StepRow> {
+/// The steps that are left, each with the slots that nobody reads after it. What is looked at is so when it is made, and
+/// need not be held.
+fn with_frees(steps: Vec<Option<StepRow>>, slots: usize, handed_out: &[SlotId], looked_at: &[SlotId]) -> Vec<StepRow> {
     let mut read_later = vec![false; slots];
     for slot in handed_out {
         read_later[slot.0 as usize] = true;
@@ -498,7 +500,8 @@ fn with_frees(steps: Vec<Option<StepRow>>, slots: usize, handed_out: &[SlotId]) 
             Step::Op(kernel) => matches!(**kernel, OpKernel::Movement(_)),
             _ => false,
         };
-        if pure && row.outputs.iter().flatten().all(|s| !read_later[s.0 as usize]) {
+        let unread = |s: &SlotId| !read_later[s.0 as usize] && !looked_at.contains(s);
+        if pure && row.outputs.iter().flatten().all(unread) {
             continue;
         }
         for slot in row.outputs.iter().chain(&row.inputs).flatten() {

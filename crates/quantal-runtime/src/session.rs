@@ -12,12 +12,52 @@ use crate::steps::{Env, Step};
 use quantal_ir::{Dim, ValueId};
 use quantal_kernels::Threads;
 use quantal_tensor::{DType, Tensor};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Called with each observed value: as float32, in the standard layout.
-pub type Tap<'a> = dyn FnMut(ValueId, &Tensor) + 'a;
+/// An observed value, as it lies in memory.
+pub struct Watched<'a> {
+    /// The value.
+    pub value: ValueId,
+    /// Its elements.
+    pub tensor: &'a Tensor,
+    /// The layout of the tensor.
+    pub layout: Layout,
+    /// Those of the session, free while a value is looked at.
+    pub threads: &'a Threads,
+}
+
+impl Watched<'_> {
+    /// The value as float32, in the layout in which it lies.
+    pub fn floats(&self) -> Result<Cow<'_, Tensor>> {
+        floats(Cow::Borrowed(self.tensor))
+    }
+
+    /// The value as float32, in the standard layout.
+    pub fn standard(&self) -> Result<Cow<'_, Tensor>> {
+        floats(match self.layout {
+            Layout::Standard => Cow::Borrowed(self.tensor),
+            Layout::ChannelsLast => {
+                let moved = moved(self.tensor, Layout::Standard, &mut Pool::default(), self.threads);
+                Cow::Owned(moved.map_err(tap_error)?)
+            }
+        })
+    }
+}
+
+fn floats(tensor: Cow<'_, Tensor>) -> Result<Cow<'_, Tensor>> {
+    if tensor.dtype() == DType::F32 {
+        return Ok(tensor);
+    }
+    let list = tensor.to_f32_vec();
+    let list = list.ok_or_else(|| tap_error(OpError::Unsupported(format!("taps of {}", tensor.dtype()))))?;
+    Ok(Cow::Owned(Tensor::from_slice(tensor.shape(), &list)?))
+}
+
+/// Called with each observed value.
+pub type Tap<'a> = dyn FnMut(&Watched<'_>) -> Result<()> + 'a;
 
 /// A program with its threads and memory, run again and again.
 pub struct Session {
@@ -49,9 +89,22 @@ impl Session {
         self.observed(feeds, &[], None, None)
     }
 
-    /// The same, and calls `tap` with each of the values in `taps` as it is made. They must be among those that the
-    /// program was compiled to keep ([`crate::compile_observed`]).
+    /// The same, and calls `tap` with each of the values in `taps` as it is made: as float32, in the standard layout. They
+    /// must be among those that the program was compiled to keep ([`crate::compile_observed`]).
     pub fn run_taps(
+        &mut self,
+        feeds: &[(String, Tensor)],
+        taps: &[ValueId],
+        tap: &mut dyn FnMut(ValueId, &Tensor),
+    ) -> Result<Vec<(String, Tensor)>> {
+        self.run_watched(feeds, taps, &mut |seen| {
+            tap(seen.value, &*seen.standard()?);
+            Ok(())
+        })
+    }
+
+    /// The same, and `tap` sees the values as they lie; its error ends the run.
+    pub fn run_watched(
         &mut self,
         feeds: &[(String, Tensor)],
         taps: &[ValueId],
@@ -125,22 +178,10 @@ pub(crate) struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    fn show(&mut self, slot: SlotId, tensor: &Tensor, env: &mut Env<'_>) -> Result<()> {
+    fn show(&mut self, slot: SlotId, tensor: &Tensor, env: &Env<'_>) -> Result<()> {
         let (Some(values), Some(tap)) = (self.wanted.get(&slot), self.tap.as_mut()) else { return Ok(()) };
-        for (v, layout) in values {
-            let standard = match layout {
-                Layout::Standard => tensor.clone(),
-                Layout::ChannelsLast => moved(tensor, Layout::Standard, env.pool, env.threads).map_err(tap_error)?,
-            };
-            let floats = match standard.dtype() {
-                DType::F32 => standard,
-                other => {
-                    let list = standard.to_f32_vec();
-                    let list = list.ok_or_else(|| tap_error(OpError::Unsupported(format!("taps of {other}"))))?;
-                    Tensor::from_slice(standard.shape(), &list)?
-                }
-            };
-            tap(*v, &floats);
+        for &(value, layout) in values {
+            tap(&Watched { value, tensor, layout, threads: env.threads })?;
         }
         Ok(())
     }
@@ -173,14 +214,14 @@ impl Run<'_> {
         if watching {
             for (i, slot) in program.slots.iter().enumerate() {
                 if let Some(tensor) = &slot.constant {
-                    watch.show(SlotId(i as u32), tensor, &mut self.env)?;
+                    watch.show(SlotId(i as u32), tensor, &self.env)?;
                 }
             }
         }
         for (slot, tensor) in given {
             self.env.pool.count(&tensor);
             if watching {
-                watch.show(slot, &tensor, &mut self.env)?;
+                watch.show(slot, &tensor, &self.env)?;
             }
             values[slot.0 as usize] = Some(tensor);
         }
@@ -226,7 +267,7 @@ impl Run<'_> {
                 match slot {
                     Some(slot) => {
                         if watching {
-                            watch.show(*slot, &tensor, &mut self.env)?;
+                            watch.show(*slot, &tensor, &self.env)?;
                         }
                         values[slot.0 as usize] = Some(tensor);
                     }

@@ -112,3 +112,26 @@ fn a_vector_added_to_a_product_is_its_bias() {
     let sum = q.nodes().find(|(_, n)| n.op == Op::Add).unwrap().1;
     assert_eq!(sum.input(0), q.find("b"));
 }
+
+#[test]
+fn codes_of_a_tensor_are_those_of_the_arithmetic() {
+    let mut x: Vec<f32> = (-3000..3000).map(|i| i as f32 * 0.25).collect();
+    x.extend([f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-45, -0.0, f32::MAX, f32::MIN, 0.499_999_97, 4_194_305.0]);
+    x.resize(6012, 0.3);
+    let scales = [1.0, 0.5, 3e-39, 0.1];
+    for scheme in [Scheme::weight_per_tensor(), Scheme::activation()] {
+        for (shape, axis) in [([4, 1503], Some(0)), ([1503, 4], Some(1)), ([4, 1503], None)] {
+            let zero_point = if scheme.symmetric { [0; 4] } else { [0, 255, 128, 7] };
+            let count = if axis.is_some() { 4 } else { 1 };
+            let granularity = axis.map_or(Granularity::PerTensor, |axis| Granularity::PerChannel { axis });
+            let scheme = Scheme { granularity, ..scheme };
+            let params = QParams { scale: scales[..count].to_vec(), zero_point: zero_point[..count].to_vec() };
+            let codes = quantize_tensor(&Tensor::from_slice(&shape, &x).unwrap(), &scheme, &params).unwrap();
+            for (i, (&x, q)) in x.iter().zip(codes.to_i64_vec().unwrap()).enumerate() {
+                let c = axis.map_or(0, |axis| if axis == 0 { i / 1503 } else { i % 4 });
+                let wanted = arith::quantize(x, params.scale[c], params.zero_point[c], scheme.qmin, scheme.qmax);
+                assert_eq!(q, i64::from(wanted), "{x} {scheme:?}");
+            }
+        }
+    }
+}

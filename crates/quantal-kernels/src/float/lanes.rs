@@ -28,6 +28,8 @@ pub(super) trait Lanes: Copy {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a < b ? x : y`: `y` where either is NaN.
     fn select_lt(self, a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
+    /// The whole part as the bits of an i32, for magnitudes below 2^31.
+    fn truncate(self, a: Self::V) -> Self::V;
     fn bits_and(self, a: Self::V, b: Self::V) -> Self::V;
     fn bits_or(self, a: Self::V, b: Self::V) -> Self::V;
     /// Wrapping sum of the bits as i32.
@@ -133,6 +135,9 @@ impl Lanes for One {
     fn select_lt(self, a: f32, b: f32, x: f32, y: f32) -> f32 {
         if a < b { x } else { y }
     }
+    fn truncate(self, a: f32) -> f32 {
+        f32::from_bits((a as i32).cast_unsigned())
+    }
     fn bits_and(self, a: f32, b: f32) -> f32 {
         f32::from_bits(a.to_bits() & b.to_bits())
     }
@@ -176,7 +181,7 @@ impl Lanes for Portable {
     }
     each_lane! {
         add(a, b); sub(a, b); mul(a, b); div(a, b); sqrt(a); fma(a, b, c); max(a, b); min(a, b);
-        select_lt(a, b, x, y); bits_and(a, b); bits_or(a, b); bits_add(a, b); bits_sub(a, b);
+        select_lt(a, b, x, y); truncate(a); bits_and(a, b); bits_or(a, b); bits_add(a, b); bits_sub(a, b);
         bits_shl<const BY>(a); bits_sar<const BY>(a);
     }
 }

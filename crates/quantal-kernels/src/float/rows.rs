@@ -1,7 +1,7 @@
 //! The table: one row of kernels per instruction set, each the same generic body compiled for it.
 
 use super::binary::{self, Pairs};
-use super::calibrate::{self, Bins, MinMax};
+use super::calibrate::{self, Bins, Pass};
 use super::conv_transpose::{self, TransposedRow};
 use super::dwconv::{self, DwRow};
 use super::gather::{self, Gather};
@@ -73,8 +73,8 @@ rows! {
     pool_row(PoolRow<'_>) = pooling::pool_row;
     reduce_axis(Outputs<'_>) = reduce::reduce_axis;
     norm(Norm<'_>) = norm::norm;
-    min_max(MinMax<'_>) = calibrate::min_max_by;
-    histogram_index(Bins<'_>) = calibrate::histogram_index;
+    survey(Pass<'_>) = calibrate::survey_by;
+    bins(Bins<'_>) = calibrate::bins;
 }
 
 /// The row for an instruction set: `isa` proves that the CPU has it.

@@ -49,6 +49,7 @@ impl Lanes for Avx2 {
         bits_or(a, b) = _mm256_or_ps;
         bits_add(a, b) = _mm256_add_epi32, _mm256_castps_si256, _mm256_castsi256_ps;
         bits_sub(a, b) = _mm256_sub_epi32, _mm256_castps_si256, _mm256_castsi256_ps;
+        truncate(a) = _mm256_cvttps_epi32, std::convert::identity, _mm256_castsi256_ps;
     }
 
     #[inline(always)]
@@ -164,6 +165,7 @@ impl Lanes for Avx512 {
         bits_or(a, b) = _mm512_or_si512, _mm512_castps_si512, _mm512_castsi512_ps;
         bits_add(a, b) = _mm512_add_epi32, _mm512_castps_si512, _mm512_castsi512_ps;
         bits_sub(a, b) = _mm512_sub_epi32, _mm512_castps_si512, _mm512_castsi512_ps;
+        truncate(a) = _mm512_cvttps_epi32, std::convert::identity, _mm512_castsi512_ps;
     }
 
     #[inline(always)]

@@ -14,7 +14,7 @@ fn scales(weights: [f32; 8], bias: [f32; 4], scale_x: f32) -> Result<Vec<f32>> {
     b.graph.outputs = vec![y];
     let mut p = place(&b.graph, &Recipe::default()).unwrap();
     p.plan.encodings.get_mut(&x).unwrap().params = Params::Static(QParams::per_tensor(scale_x, 0));
-    set_weights(&b.graph, &p.products, &mut p.plan)?;
+    set_weights(&b.graph, &p.products, &mut p.plan, Isa::PORTABLE)?;
     quantal_ir::qdq::insert_qdq(&b.graph, &p.plan).expect("the numbers can be written");
     Ok(p.plan.encodings[&w].qparams().unwrap().scale.clone())
 }
