@@ -1,6 +1,7 @@
 //! The bridge between the side table and the graph: [`insert_qdq`] writes a [`QuantPlan`] as QuantizeLinear and
 //! DequantizeLinear nodes, [`extract_qdq`] reads it back. QDQ is the only form in which decisions leave.
 
+mod dynamic;
 mod qoperator;
 
 use crate::attrs::{Attr, AttrError, Attrs};
@@ -47,13 +48,16 @@ fn wrong(graph: &Graph, v: ValueId, problem: impl Into<String>) -> QdqError {
 /// Values keep their names: that of a graph output moves to the DequantizeLinear.
 pub fn insert_qdq(graph: &Graph, plan: &QuantPlan) -> Result<Graph, QdqError> {
     let mut out = graph.clone();
-    let uses = graph.uses();
-    for (id, _) in graph.nodes() {
+    dynamic::insert(&mut out, plan)?;
+    let (uses, left) = (graph.uses(), out.uses());
+    for (id, _) in graph.nodes().filter(|(id, _)| !plan.dynamic.contains(id)) {
         quantize_bias(&mut out, &uses, plan, id)?;
     }
     for (&v, encoding) in &plan.encodings {
         let params = encoding.qparams().ok_or_else(|| wrong(graph, v, "has an encoding without numbers"))?;
-        if graph.value(v).constant.is_some() {
+        if graph.value(v).constant.is_some() && left.readers(v).is_empty() {
+            // The weights of dynamic products alone.
+        } else if graph.value(v).constant.is_some() {
             quantize_constant(&mut out, v, &encoding.scheme, params)?;
         } else {
             quantize_activation(&mut out, v, &encoding.scheme, params)?;

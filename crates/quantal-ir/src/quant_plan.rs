@@ -2,7 +2,7 @@
 
 use crate::graph::{NodeId, ValueId};
 use quantal_tensor::{QParams, Scheme};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Every decision about one graph. [`crate::qdq::insert_qdq`] writes it into the graph; nothing else reads it there.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -11,6 +11,8 @@ pub struct QuantPlan {
     pub encodings: BTreeMap<ValueId, Encoding>,
     /// Nodes that could run in integers but are left in float, and why.
     pub fallback: BTreeMap<NodeId, String>,
+    /// Products by weights whose data are quantized row by row while running.
+    pub dynamic: BTreeSet<NodeId>,
 }
 
 /// How one value is held.

@@ -117,6 +117,7 @@ pub fn place_except(graph: &Graph, recipe: &Recipe, exceptions: &BTreeMap<NodeId
         }
     }
     let products = products(&fused, &chosen);
+    plan.dynamic = chosen.dynamic.keys().copied().collect();
     for product in &products {
         weight_encoding(graph, recipe, product, &mut plan);
     }
@@ -177,7 +178,8 @@ fn products(fused: &Fused, chosen: &Chosen) -> Vec<Product> {
         let bias = w.bias.or_else(|| fused.bias.get(&node).copied());
         Product { node, weighted: Weighted { bias, ..w } }
     };
-    weighted.map(with_bias).collect()
+    let dynamic = chosen.dynamic.iter().map(|(&node, &weighted)| Product { node, weighted });
+    weighted.map(with_bias).chain(dynamic).collect()
 }
 
 fn weight_encoding(graph: &Graph, recipe: &Recipe, product: &Product, plan: &mut QuantPlan) {
@@ -196,6 +198,12 @@ fn weight_encoding(graph: &Graph, recipe: &Recipe, product: &Product, plan: &mut
 fn decision(graph: &Graph, fused: &Fused, chosen: &Chosen, inner: &BTreeSet<ValueId>, id: NodeId) -> Decision {
     let node = graph.node(id);
     let (verdict, why) = match (chosen.integer.get(&id), chosen.float.get(&id)) {
+        _ if chosen.dynamic.contains_key(&id) => {
+            (Verdict::Integer, "multiplies by weights: each row of its data gets a scale while running".to_owned())
+        }
+        _ if chosen.dynamic_bias.contains_key(&id) => {
+            (Verdict::Fused(chosen.dynamic_bias[&id]), "added while the sums become floats".to_owned())
+        }
         (Some(_), _) if chosen.masks.contains_key(&id) => {
             let softmax = chosen.masks[&id];
             let name = graph.node(softmax).name.escape_debug();

@@ -83,6 +83,20 @@ pub struct Activations {
     /// A normalization whose input would be told from its rounding by less than this many decibels stays in float, and
     /// the sum before it: residual streams with outlier channels. 0 leaves none.
     pub min_norm_sqnr_db: u32,
+    /// When the ranges are chosen.
+    pub ranges: Ranges,
+}
+
+/// When the ranges of activations are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ranges {
+    /// By calibration, once for all.
+    #[default]
+    Static,
+    /// While running, for each row (token) of what a MatMul or Gemm multiplies by weights: u8 codes around 128, the
+    /// weights symmetric. Everything else that could run in integers is calibrated, as far as codes reach it.
+    DynamicPerToken,
 }
 
 /// An exception for the nodes whose name fits a pattern.
@@ -160,7 +174,7 @@ impl Default for Weights {
 impl Default for Activations {
     fn default() -> Self {
         let Scheme { storage, symmetric, .. } = Scheme::activation();
-        Self { storage, symmetric, min_norm_sqnr_db: MIN_NORM_SQNR_DB }
+        Self { storage, symmetric, min_norm_sqnr_db: MIN_NORM_SQNR_DB, ranges: Ranges::Static }
     }
 }
 
@@ -228,6 +242,9 @@ impl Recipe {
                 "weights".into(),
                 format!("symmetric codes must lie around 0, found {} to {}", w.qmin, w.qmax),
             );
+        }
+        if self.activations.ranges == Ranges::DynamicPerToken && !(w.symmetric && w.storage == Storage::S8) {
+            return wrong("weights".into(), "must be symmetric s8 where activations are dynamic".into());
         }
         if let Some(problem) = self.observer.problem() {
             return wrong("observer".into(), problem);

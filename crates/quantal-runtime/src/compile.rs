@@ -9,7 +9,7 @@ use crate::fold;
 use crate::fuse;
 use crate::layout::{Layout, moved};
 use crate::lower::{self, Lowered, Rooted, Transposed};
-use crate::ops::{OpError, OpKernel};
+use crate::ops::OpError;
 use crate::pool::Pool;
 use crate::program::{Input, Output, Program, Slot, SlotId, StepRow};
 use crate::steps::Step;
@@ -117,6 +117,8 @@ pub(crate) struct Lowering<'g> {
     pub(crate) tables: BTreeMap<ValueId, Rooted>,
     /// Codes that are others transposed.
     pub(crate) transposed: BTreeMap<ValueId, Transposed>,
+    /// Codes of rows that are quantized while running: where they and their scales lie.
+    pub(crate) rows: BTreeMap<ValueId, (SlotId, SlotId)>,
     /// The node being lowered.
     current: Option<NodeId>,
     /// For moves of constants.
@@ -156,6 +158,7 @@ impl<'g> Lowering<'g> {
             status: BTreeMap::new(),
             tables: BTreeMap::new(),
             transposed: BTreeMap::new(),
+            rows: BTreeMap::new(),
             current: None,
             pool: Pool::default(),
         }
@@ -494,14 +497,10 @@ fn with_frees(steps: Vec<Option<StepRow>>, slots: usize, handed_out: &[SlotId], 
     }
     let mut kept = Vec::with_capacity(steps.len());
     for mut row in steps.into_iter().flatten().rev() {
-        // A table or a move that went whole into another step leaves one whose result nobody reads.
-        let pure = match &row.step {
-            Step::Lut(_) => true,
-            Step::Op(kernel) => matches!(**kernel, OpKernel::Movement(_)),
-            _ => false,
-        };
+        // What went whole into another step leaves one whose result nobody reads.
+        let control = matches!(row.step, Step::If(_) | Step::Loop(_));
         let unread = |s: &SlotId| !read_later[s.0 as usize] && !looked_at.contains(s);
-        if pure && row.outputs.iter().flatten().all(unread) {
+        if !control && row.outputs.iter().flatten().all(unread) {
             continue;
         }
         for slot in row.outputs.iter().chain(&row.inputs).flatten() {

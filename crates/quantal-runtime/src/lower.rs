@@ -5,6 +5,7 @@
 //! codes, and the QuantizeLinear (with a Relu or Clip before it) goes into that step.
 
 mod codes;
+mod dynamic;
 pub(crate) mod edge;
 mod elementwise;
 mod function;
@@ -64,6 +65,7 @@ pub(crate) fn integer(l: &mut Lowering<'_>, id: NodeId) -> Result<Lowered> {
         Op::AveragePool | Op::GlobalAveragePool | Op::ReduceMean => pool::lower(l, id),
         Op::MaxPool => pool::maximum(l, id),
         Op::Softmax => softmax::lower(l, id),
+        Op::MatMulInteger => dynamic::lower(l, id),
         Op::LayerNormalization | Op::RmsNormalization => norm::lower(l, id),
         op => match op.quant_class() {
             QuantClass::Table => table::lower(l, id),

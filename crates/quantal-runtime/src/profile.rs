@@ -122,6 +122,12 @@ fn of_step(step: &Step, isa: Isa, x: &[usize], y: &[usize], plain: impl Fn() -> 
                 ..gemm_work(kernel, unit, count(y), n, k, 1)
             }
         }
+        Step::RowProduct(product) => {
+            let (n, k) = (product.b.n(), product.b.k());
+            let unit = Some(Unit::Codes(product.b.kernel()));
+            let name = product.b.kernel().name;
+            Work { kernel: name, bytes: (n * k) as u64, ..gemm_work(kernel, unit, count(y), n, k, 1) }
+        }
         Step::Product(product) => {
             let (n, k) = (product.n(), product.k());
             Work { bytes: 4 * (n * k) as u64, ..gemm_work(kernel, Some(Unit::F32), count(y), n, k, 1) }
@@ -146,6 +152,7 @@ fn of_step(step: &Step, isa: Isa, x: &[usize], y: &[usize], plain: impl Fn() -> 
         | Step::QMean(_)
         | Step::QSoftmax(_)
         | Step::QNorm(_)
+        | Step::QuantizeRows
         | Step::If(_)
         | Step::Loop(_) => Work { kernel, unit: None, shape: plain(), macs: 0, bytes: 0 },
     }

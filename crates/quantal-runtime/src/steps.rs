@@ -13,6 +13,7 @@ pub mod qeltwise;
 pub mod qpool;
 pub mod qproduct;
 pub mod qrows;
+pub mod row_product;
 pub mod tail;
 
 use crate::control::{Branches, Turns};
@@ -74,6 +75,10 @@ pub enum Step {
     QMean(qpool::QMean),
     /// Softmax of codes.
     QSoftmax(Box<qrows::QSoftmax>),
+    /// The codes of rows of floats, and the scale of each.
+    QuantizeRows,
+    /// A product of such rows by constant codes, as floats.
+    RowProduct(Box<row_product::RowProduct>),
     /// Normalization of codes.
     QNorm(Box<qrows::QNorm>),
     /// Control flow: one of two subprograms.
@@ -112,6 +117,8 @@ impl Step {
             Self::QMean(_) => "mean_codes",
             Self::QSoftmax(_) => "softmax_codes",
             Self::QNorm(_) => "norm_codes",
+            Self::QuantizeRows => "quantize_rows",
+            Self::RowProduct(_) => "product_rows",
             Self::If(_) => "if",
             Self::Loop(_) => "loop",
         }
@@ -128,6 +135,7 @@ impl Step {
             | Self::Pool(_)
             | Self::Reduce(_)
             | Self::Rows(_)
+            | Self::RowProduct(_)
             | Self::Edge(edge::Edge::Dequantize(_)) => true,
             Self::QConv(c) => matches!(c.end, codes::End::F32 { .. }),
             Self::QProduct(p) => matches!(p.end, codes::End::F32 { .. }),
@@ -139,6 +147,7 @@ impl Step {
             | Self::QMean(_)
             | Self::QSoftmax(_)
             | Self::QNorm(_)
+            | Self::QuantizeRows
             | Self::Op(_)
             | Self::Move(_)
             | Self::If(_)
@@ -168,6 +177,8 @@ impl Step {
             | Self::QMean(_)
             | Self::QSoftmax(_)
             | Self::QNorm(_)
+            | Self::QuantizeRows
+            | Self::RowProduct(_)
             | Self::If(_)
             | Self::Loop(_) => false,
         }
@@ -205,6 +216,8 @@ impl Step {
             Self::QMean(mean) => Ok(vec![mean.run(inputs, env)?]),
             Self::QSoftmax(softmax) => Ok(vec![softmax.run(inputs, env)?]),
             Self::QNorm(norm) => Ok(vec![norm.run(inputs, env)?]),
+            Self::QuantizeRows => row_product::quantize(inputs, env),
+            Self::RowProduct(product) => Ok(vec![product.run(inputs, env)?]),
             Self::If(_) | Self::Loop(_) => Err(OpError::invalid("control flow is run by the session")),
         }
     }

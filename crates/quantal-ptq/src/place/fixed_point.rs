@@ -6,13 +6,15 @@
 
 use super::attention;
 use super::form::{self, Form, Kind, NoForm};
-use super::fuse::Fused;
-use crate::recipe::Recipe;
+use super::fuse::{self, Fused};
+use crate::recipe::{Ranges, Recipe};
 use quantal_ir::graph::Uses;
-use quantal_ir::{Graph, NodeId, ValueId};
+use quantal_ir::op::weighted::Weighted;
+use quantal_ir::{Graph, NodeId, Op, ValueId};
 use std::collections::BTreeMap;
 
 /// The nodes that run in integers, and why the others do not.
+#[derive(Default)]
 pub(super) struct Chosen {
     /// Integer nodes and their forms.
     pub(super) integer: BTreeMap<NodeId, Form>,
@@ -20,11 +22,16 @@ pub(super) struct Chosen {
     pub(super) float: BTreeMap<NodeId, (String, bool)>,
     /// The Add of each attention mask, and the Softmax that does it.
     pub(super) masks: BTreeMap<NodeId, NodeId>,
+    /// Products whose data are quantized by rows while running.
+    pub(super) dynamic: BTreeMap<NodeId, Weighted>,
+    /// The Add of the bias of such a product, and the product.
+    pub(super) dynamic_bias: BTreeMap<NodeId, NodeId>,
 }
 
 /// The forms of all nodes that have one and that the recipe does not leave in float.
 pub(super) fn candidates(graph: &Graph, uses: &Uses, recipe: &Recipe, exceptions: &BTreeMap<NodeId, String>) -> Chosen {
-    let mut chosen = Chosen { integer: BTreeMap::new(), float: BTreeMap::new(), masks: BTreeMap::new() };
+    let mut chosen = Chosen::default();
+    let dynamic = recipe.activations.ranges == Ranges::DynamicPerToken;
     for (id, node) in graph.nodes() {
         match form::of(graph, node) {
             Ok(_) if recipe.override_of(&node.name).is_some_and(|o| o.fallback) => {
@@ -33,6 +40,9 @@ pub(super) fn candidates(graph: &Graph, uses: &Uses, recipe: &Recipe, exceptions
             Ok(_) if exceptions.contains_key(&id) => {
                 chosen.float.insert(id, (exceptions[&id].clone(), true));
             }
+            Ok(Form::Weighted(w)) if dynamic && w.axis.is_some() && matches!(node.op, Op::MatMul | Op::Gemm) => {
+                chosen.dynamic.insert(id, w);
+            }
             Ok(form) => {
                 chosen.integer.insert(id, form);
             }
@@ -40,6 +50,16 @@ pub(super) fn candidates(graph: &Graph, uses: &Uses, recipe: &Recipe, exceptions
             Err(NoForm::Float(why)) => {
                 chosen.float.insert(id, (why, false));
             }
+        }
+    }
+    for (&id, w) in &mut chosen.dynamic {
+        let node = graph.node(id);
+        let product = node.output(0).filter(|_| node.op == Op::MatMul);
+        let add = product.and_then(|v| fuse::bias_add(graph, uses, &chosen.integer, node.input(1), v));
+        if let Some((add, bias)) = add {
+            w.bias = Some(bias);
+            chosen.integer.remove(&add);
+            chosen.dynamic_bias.insert(add, id);
         }
     }
     chosen.masks = attention::masks(graph, uses, &mut chosen);

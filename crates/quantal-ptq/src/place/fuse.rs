@@ -34,7 +34,9 @@ impl Fused {
             let Some(mut end) = node.output(0).filter(|_| weighted || sum || scores) else { continue };
             fused.ends_in_codes.insert(id, weighted && matches!(node.op, Op::Conv | Op::ConvTranspose));
             let product = weighted && node.op == Op::MatMul;
-            if let Some((add, bias)) = product.then(|| bias_add(graph, uses, chosen, node.input(1), end)).flatten() {
+            if let Some((add, bias)) =
+                product.then(|| bias_add(graph, uses, &chosen.integer, node.input(1), end)).flatten()
+            {
                 end = graph.node(add).output(0).unwrap_or(end);
                 fused.into.insert(add, id);
                 fused.bias.insert(id, bias);
@@ -102,16 +104,16 @@ fn factor(graph: &Graph, uses: &Uses, chosen: &Chosen, product: ValueId) -> Opti
 }
 
 /// The Add of a constant vector along the last axis that is all that reads a product, and that vector.
-fn bias_add(
+pub(super) fn bias_add(
     graph: &Graph,
     uses: &Uses,
-    chosen: &Chosen,
+    candidates: &BTreeMap<NodeId, Form>,
     weight: Option<ValueId>,
     product: ValueId,
 ) -> Option<(NodeId, ValueId)> {
     let add = only_reader(graph, uses, product)?;
     let node = graph.node(add);
-    if node.op != Op::Add || !chosen.integer.contains_key(&add) {
+    if node.op != Op::Add || !candidates.contains_key(&add) {
         return None;
     }
     let bias = node.reads().find(|&v| v != product)?;

@@ -305,3 +305,45 @@ fn a_quantized_model_is_refused() {
     b.node(Op::QuantizeLinear, &[x, x], Attrs::new());
     assert!(matches!(place(&b.graph, &Recipe::default()), Err(Error::AlreadyQuantized { .. })));
 }
+
+#[test]
+fn products_of_rows_quantized_while_running_have_weights_in_the_plan_alone() {
+    let mut b = Build::new();
+    let x = b.input("x", &[1, 4, 8]);
+    let y = b.matmul(x, 8);
+    let bias = b.constant("bias", &[8]);
+    let y = b.named(Op::Add, "biased", &[y, bias], Attrs::new());
+    let y = b.matmul(y, 8);
+    b.graph.outputs = vec![y];
+    let recipe = Recipe::from_toml("[activations]\nranges = \"dynamic_per_token\"").unwrap();
+    let p = place(&b.graph, &recipe).unwrap();
+    assert!(p.groups.is_empty());
+    assert_eq!((p.plan.dynamic.len(), p.plan.encodings.len()), (2, 2));
+    assert_eq!(p.products.iter().map(|p| p.weighted.bias.is_some()).collect::<Vec<_>>(), [true, false]);
+    let verdict = |name: &str| p.decisions.iter().find(|d| &*d.name == name).unwrap().verdict;
+    assert!(matches!(verdict("biased"), Verdict::Fused(_)), "{:?}", verdict("biased"));
+    assert_eq!(verdict("MatMul"), Verdict::Integer);
+    let text = "[activations]\nranges = \"dynamic_per_token\"\n[weights]\nsymmetric = false";
+    assert!(Recipe::from_toml(text).unwrap_err().to_string().contains("symmetric"));
+}
+
+#[test]
+fn a_norm_that_is_left_out_takes_the_sum_before_it_along() {
+    let mut b = Build::new();
+    let x = b.input("x", &[1, 4, 8]);
+    let (gamma, beta) = (b.constant("gamma", &[8]), b.constant("beta", &[8]));
+    let (a, c) = (b.matmul(x, 8), b.matmul(x, 8));
+    let sum = b.named(Op::Add, "sum", &[a, c], Attrs::new());
+    let norm = b.named(Op::LayerNormalization, "norm", &[sum, gamma, beta], Attrs::new());
+    let y = b.matmul(norm, 8);
+    b.graph.outputs = vec![y];
+    let all = place(&b.graph, &Recipe::default()).unwrap();
+    let (id, input) = all.norms[0];
+    assert_eq!(input, sum);
+    let exceptions = [(id, "outliers".to_owned())].into();
+    let p = place_except(&b.graph, &Recipe::default(), &exceptions).unwrap();
+    let found = |name: &str| p.decisions.iter().find(|d| &*d.name == name).unwrap();
+    assert_eq!((found("norm").verdict, &*found("norm").why), (Verdict::Float, "outliers"));
+    assert_eq!(found("sum").verdict, Verdict::Float);
+    assert!(p.norms.is_empty());
+}
