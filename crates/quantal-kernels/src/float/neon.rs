@@ -39,6 +39,7 @@ impl Lanes for Neon {
         div(a, b) = vdivq_f32(a, b);
         sqrt(a) = vsqrtq_f32(a);
         fma(a, b, c) = vfmaq_f32(c, a, b);
+        truncate(a) = vreinterpretq_f32_s32(vcvtq_s32_f32(a));
         // `fmax` gives NaN where x86 gives the second operand, so the choice is made by a comparison.
         max(a, b) = vbslq_f32(vcgtq_f32(a, b), a, b);
         min(a, b) = vbslq_f32(vcltq_f32(a, b), a, b);

@@ -93,6 +93,7 @@ pub(crate) struct RawEpilogue {
 }
 
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX-512 packs four registers"))]
 enum RawOut {
     Codes { zero_point: i32, lo: f32, hi: f32, add: Option<RawResidual>, table: *const u8, out: *mut u8, packs: bool },
     F32(*mut f32),
