@@ -47,7 +47,7 @@ pub(crate) struct QuantizeArgs {
     /// Most samples that calibration sees [default: what the recipe says, 256]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) samples: Option<u32>,
-    /// All choices in one place: `default`, or a TOML file
+    /// All choices in one place: `fast`, `balanced`, `best`, or a TOML file [default: balanced]
     #[arg(long, value_name = "NAME|FILE")]
     pub(crate) recipe: Option<String>,
     /// Where the INT8 model goes [default: MODEL with the ending .int8.onnx]

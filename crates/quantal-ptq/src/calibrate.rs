@@ -7,13 +7,11 @@ use crate::bias_correction::ChannelMeans;
 use crate::error::{Error, Result};
 use crate::observer::{NotFinite, Range, Statistics, range_of};
 use crate::place::{Group, Product};
-use crate::progress::Progress;
-use quantal_data::Sample;
+use crate::watch::Runs;
 use quantal_ir::{Graph, ValueId};
 use quantal_kernels::Isa;
 use quantal_kernels::float::survey;
 use quantal_runtime::session::Watched;
-use quantal_runtime::{Mode, Session, compile_observed};
 use quantal_tensor::Tensor;
 use std::collections::BTreeMap;
 
@@ -64,18 +62,14 @@ impl Spread {
     }
 }
 
-/// Runs the float `graph` over `samples` and watches the sources of `groups`, each with the observer of its group, and
-/// the channel means of the data inputs of `products` and the spread of `norms`. Where nothing is to be watched, no
-/// sample is read.
+/// Runs the float `graph` over the samples and watches the sources of `groups`, each with the observer of its group, and
+/// the channel means of the data inputs of `products` and the spread of `norms`.
 pub fn calibrate(
     graph: &Graph,
     groups: &[Group],
     products: &[Product],
     norms: &[ValueId],
-    samples: impl IntoIterator<Item = Result<Sample, quantal_data::Error>>,
-    isa: Isa,
-    threads: usize,
-    progress: &mut dyn Progress,
+    runs: &mut Runs<'_>,
 ) -> Result<Calibration> {
     let mut calibration =
         Calibration { samples: 0, observed: BTreeMap::new(), means: BTreeMap::new(), spreads: BTreeMap::new() };
@@ -88,40 +82,10 @@ pub fn calibrate(
     for product in products {
         calibration.means.insert(product.weighted.data, ChannelMeans::for_input_of(graph.node(product.node).op));
     }
-    let mut taps: Vec<ValueId> =
+    let taps: Vec<ValueId> =
         calibration.observed.keys().chain(calibration.means.keys()).chain(norms).copied().collect();
-    taps.sort_unstable();
-    taps.dedup();
-    if taps.is_empty() {
-        return Ok(calibration);
-    }
-    let program = compile_observed(graph, Mode::Simulate, isa, &taps).map_err(|e| Error::Compile(Box::new(e)))?;
-    let mut session = Session::new(program, threads);
-    let samples = samples.into_iter();
-    progress.begin("calibrate", samples.size_hint().1);
-    for sample in samples {
-        let sample = sample?;
-        let mut not_finite = None;
-        let mut look = |seen: &Watched<'_>| {
-            if calibration.look(isa, seen)?.is_err() {
-                not_finite.get_or_insert(seen.value);
-            }
-            Ok(())
-        };
-        let ran = session.run_watched(&sample.feeds, &taps, &mut look);
-        let name = || sample.name.escape_debug().to_string();
-        if let Some(v) = not_finite {
-            let tensor = graph.value(v).name.escape_debug().to_string();
-            return Err(Error::ActivationsNotFinite { tensor, sample: name() });
-        }
-        ran.map_err(|cause| Error::Run { sample: name(), cause: Box::new(cause) })?;
-        calibration.samples += 1;
-        progress.step();
-    }
-    progress.done();
-    if calibration.samples == 0 {
-        return Err(Error::NoSamples);
-    }
+    let isa = runs.isa;
+    calibration.samples = runs.watch("calibrate", graph, &taps, &mut |seen| calibration.look(isa, seen))?;
     Ok(calibration)
 }
 

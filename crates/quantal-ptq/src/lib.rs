@@ -14,6 +14,7 @@ pub mod place;
 pub mod progress;
 pub mod quantize;
 pub mod recipe;
+pub mod watch;
 pub mod weights;
 
 pub use calibrate::{Calibration, calibrate};
@@ -21,5 +22,6 @@ pub use error::{Error, Result};
 pub use observer::{Observer, Range, Statistics};
 pub use place::{Decision, Placement, Verdict, place};
 pub use progress::{Progress, Silent};
-pub use quantize::{CalibrationSummary, Quantized, quantize};
+pub use quantize::{CalibrationSummary, Prepared, Quantized, prepare, quantize};
 pub use recipe::Recipe;
+pub use watch::{Runs, Samples};

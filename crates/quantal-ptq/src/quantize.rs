@@ -5,10 +5,9 @@ use crate::calibrate::{Calibration, calibrate};
 use crate::error::Result;
 use crate::observer::Range;
 use crate::place::{Decision, Placement, place, place_except};
-use crate::progress::Progress;
 use crate::recipe::Recipe;
+use crate::watch::Runs;
 use crate::weights::set_weights;
-use quantal_data::Sample;
 use quantal_ir::qdq::insert_qdq;
 use quantal_ir::{Graph, NodeId, Params, QuantPlan, ValueId};
 use quantal_kernels::Isa;
@@ -53,50 +52,71 @@ pub struct ChosenRange {
     pub chosen: Range,
 }
 
+/// A float graph that was observed: all that is learnt from data, before anything is decided that depends on it. Trials
+/// that leave other nodes in float share it.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// The float graph, its weights perhaps rearranged; it computes what the original does.
+    pub graph: Graph,
+    recipe: Recipe,
+    calibration: Calibration,
+    isa: Isa,
+}
+
 /// Quantizes a float graph in its canonical form ([`quantal_ir::passes::canonicalize`]). How many samples are given, and
 /// which, is the caller's choice; [`Recipe::calibration`] says what was asked for.
-pub fn quantize(
-    graph: &Graph,
-    samples: impl IntoIterator<Item = Result<Sample, quantal_data::Error>>,
-    recipe: &Recipe,
-    isa: Isa,
-    threads: usize,
-    progress: &mut dyn Progress,
-) -> Result<Quantized> {
+pub fn quantize(graph: &Graph, recipe: &Recipe, runs: &mut Runs<'_>) -> Result<Quantized> {
+    prepare(graph, recipe, runs)?.quantize(&BTreeMap::new())
+}
+
+/// Learns from the samples all that [`Prepared::quantize`] needs.
+pub fn prepare(graph: &Graph, recipe: &Recipe, runs: &mut Runs<'_>) -> Result<Prepared> {
     recipe.check()?;
     recipe.check_overrides(&graph.nodes().map(|(_, n)| &*n.name).collect::<Vec<_>>())?;
-    let mut placement = place(graph, recipe)?;
+    let graph = graph.clone();
+    let placement = place(&graph, recipe)?;
     let means_of = if recipe.bias_correction { &placement.products[..] } else { &[] };
     let norms: Vec<ValueId> = placement.norms.iter().map(|n| n.1).collect();
-    let calibration = calibrate(graph, &placement.groups, means_of, &norms, samples, isa, threads, progress)?;
-    let exceptions = exposed_norms(&placement, &calibration, recipe);
-    if !exceptions.is_empty() {
+    let calibration = calibrate(&graph, &placement.groups, means_of, &norms, runs)?;
+    Ok(Prepared { graph, recipe: recipe.clone(), calibration, isa: runs.isa })
+}
+
+impl Prepared {
+    /// Decides and writes the QDQ graph. The nodes of `float` stay in float, for the reasons given, beside those that the
+    /// recipe and the observed values keep there.
+    pub fn quantize(&self, float: &BTreeMap<NodeId, String>) -> Result<Quantized> {
+        let Self { graph, recipe, calibration, isa } = self;
+        let mut exceptions = float.clone();
         // Fewer values are held in codes than were watched, and none that was not.
-        placement = place_except(graph, recipe, &exceptions)?;
-    }
-    let means_of = if recipe.bias_correction { &placement.products[..] } else { &[] };
-    let mut plan = placement.plan;
-    let mut ranges = Vec::new();
-    for group in &placement.groups {
-        let scheme = plan.encodings[&group.members[0]].scheme;
-        let levels = scheme.qmax.abs_diff(scheme.qmin);
-        let (seen, chosen) = calibration.range(graph, group, levels, scheme.symmetric)?;
-        let (scale, zero_point) =
-            scheme.params_of_range(chosen.min, chosen.max).expect("observers refuse what is not finite");
-        for &value in &group.members {
-            let encoding = plan.encodings.get_mut(&value).expect("every member of a group has an encoding");
-            encoding.params = Params::Static(QParams::per_tensor(scale, zero_point));
-            encoding.why = format!("{}; {} of {} to {}", encoding.why, group.observer.name(), seen.min, seen.max);
-            ranges.push(ChosenRange { value, name: Arc::clone(&graph.value(value).name), seen, chosen });
+        let mut placement = place_except(graph, recipe, &exceptions)?;
+        exceptions.extend(exposed_norms(&placement, calibration, recipe));
+        if exceptions.len() > float.len() {
+            placement = place_except(graph, recipe, &exceptions)?;
         }
+        let mut plan = placement.plan;
+        let mut ranges = Vec::new();
+        for group in &placement.groups {
+            let scheme = plan.encodings[&group.members[0]].scheme;
+            let levels = scheme.qmax.abs_diff(scheme.qmin);
+            let (seen, chosen) = calibration.range(graph, group, levels, scheme.symmetric)?;
+            let (scale, zero_point) =
+                scheme.params_of_range(chosen.min, chosen.max).expect("observers refuse what is not finite");
+            for &value in &group.members {
+                let encoding = plan.encodings.get_mut(&value).expect("every member of a group has an encoding");
+                encoding.params = Params::Static(QParams::per_tensor(scale, zero_point));
+                encoding.why = format!("{}; {} of {} to {}", encoding.why, group.observer.name(), seen.min, seen.max);
+                ranges.push(ChosenRange { value, name: Arc::clone(&graph.value(value).name), seen, chosen });
+            }
+        }
+        ranges.sort_by_key(|r| r.value);
+        set_weights(graph, &placement.products, &mut plan, *isa)?;
+        let mut corrected = graph.clone();
+        let means_of = if recipe.bias_correction { &placement.products[..] } else { &[] };
+        let biases_corrected = bias_correction::correct(&mut corrected, means_of, &plan, &calibration.means)?;
+        let graph = insert_qdq(&corrected, &plan)?;
+        let calibration = CalibrationSummary { samples: calibration.samples, ranges, biases_corrected };
+        Ok(Quantized { graph, plan, decisions: placement.decisions, calibration })
     }
-    ranges.sort_by_key(|r| r.value);
-    set_weights(graph, &placement.products, &mut plan, isa)?;
-    let mut corrected = graph.clone();
-    let biases_corrected = bias_correction::correct(&mut corrected, means_of, &plan, &calibration.means)?;
-    let graph = insert_qdq(&corrected, &plan)?;
-    let calibration = CalibrationSummary { samples: calibration.samples, ranges, biases_corrected };
-    Ok(Quantized { graph, plan, decisions: placement.decisions, calibration })
 }
 
 /// The normalizations whose input would drown in its rounding, and why.

@@ -1,6 +1,7 @@
 use super::*;
 use crate::place::tests::Build;
 use crate::{Error, Silent};
+use quantal_data::Sample;
 use quantal_ir::Op;
 use quantal_runtime::{Mode, Session, compile};
 use quantal_tensor::stats::SqnrSums;
@@ -37,8 +38,10 @@ fn run(graph: &Graph, mode: Mode, feeds: &[(String, Tensor)]) -> Vec<f32> {
 }
 
 fn quantized(graph: &Graph, data: &[Vec<f32>], recipe: &Recipe) -> Result<Quantized> {
-    let samples = data.iter().enumerate().map(|(i, x)| Ok(sample(i, x)));
-    quantize(graph, samples, recipe, Isa::PORTABLE, 1, &mut Silent)
+    let samples =
+        || -> Box<dyn Iterator<Item = _>> { Box::new(data.iter().enumerate().map(|(i, x)| Ok(sample(i, x)))) };
+    let mut runs = Runs { samples: &samples, isa: Isa::PORTABLE, threads: 1, progress: &mut Silent };
+    quantize(graph, recipe, &mut runs)
 }
 
 #[test]
