@@ -14,6 +14,7 @@ pub mod op;
 pub mod passes;
 pub mod qdq;
 pub mod quant_plan;
+pub mod section;
 pub mod upgrade;
 
 pub use attrs::{Attr, Attrs};

@@ -14,6 +14,7 @@ pub mod place;
 pub mod progress;
 pub mod quantize;
 pub mod recipe;
+pub mod sensitivity;
 pub mod watch;
 pub mod weights;
 
@@ -24,4 +25,5 @@ pub use place::{Decision, Placement, Verdict, place};
 pub use progress::{Progress, Silent};
 pub use quantize::{CalibrationSummary, Prepared, Quantized, prepare, quantize};
 pub use recipe::Recipe;
+pub use sensitivity::{Effect, NodeEffect, Sensitivity, sensitivity};
 pub use watch::{Runs, Samples};

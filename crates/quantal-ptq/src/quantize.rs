@@ -20,6 +20,8 @@ use std::sync::Arc;
 pub struct Quantized {
     /// The QDQ graph.
     pub graph: Graph,
+    /// The float graph that the plan was written into: weights and biases as they were decided.
+    pub float: Graph,
     /// What it was written from; ids are those of the float graph.
     pub plan: QuantPlan,
     /// One decision for each node of the float graph.
@@ -115,7 +117,7 @@ impl Prepared {
         let biases_corrected = bias_correction::correct(&mut corrected, means_of, &plan, &calibration.means)?;
         let graph = insert_qdq(&corrected, &plan)?;
         let calibration = CalibrationSummary { samples: calibration.samples, ranges, biases_corrected };
-        Ok(Quantized { graph, plan, decisions: placement.decisions, calibration })
+        Ok(Quantized { graph, float: corrected, plan, decisions: placement.decisions, calibration })
     }
 }
 
