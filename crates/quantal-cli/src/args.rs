@@ -26,6 +26,10 @@ pub(crate) enum Verb {
     Quantize(QuantizeArgs),
     /// Run a model once on arrays from an .npz file
     Run(RunArgs),
+    /// Show what each decision costs on this model: the table to choose a recipe by
+    Explain(ExplainArgs),
+    /// Show which nodes cost accuracy, and which would give it back
+    Sensitivity(SensitivityArgs),
     /// Measure the accuracy of a classifier on labelled data
     Eval(EvalArgs),
     /// Show where two models differ, and by how much
@@ -59,6 +63,44 @@ pub(crate) struct QuantizeArgs {
     /// Measure the accuracy of both models on this data too; --labels are then its labels
     #[arg(long, value_name = "PATH")]
     pub(crate) eval: Option<PathBuf>,
+    /// Search for a recipe that loses at most so many points of top-1
+    #[arg(long, value_name = "POINTS", value_parser = finite, conflicts_with = "min_sqnr")]
+    pub(crate) max_drop: Option<f64>,
+    /// Search for a recipe whose outputs are at least so close to those of the float model
+    #[arg(long, value_name = "DB", value_parser = finite)]
+    pub(crate) min_sqnr: Option<f64>,
+    #[command(flatten)]
+    pub(crate) threads: Threads,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct ExplainArgs {
+    /// The float model
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Judge on this data [default: what calibration leaves of --data, at least a third]; --labels are its labels
+    #[arg(long, value_name = "PATH")]
+    pub(crate) eval: Option<PathBuf>,
+    /// The recipe that each row differs from in one decision
+    #[arg(long, value_name = "NAME|FILE", default_value = "balanced")]
+    pub(crate) recipe: String,
+    #[command(flatten)]
+    pub(crate) threads: Threads,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct SensitivityArgs {
+    /// The float model
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Most samples that the effects are measured on
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) samples: u32,
+    /// The recipe that the nodes are quantized by
+    #[arg(long, value_name = "NAME|FILE", default_value = "balanced")]
+    pub(crate) recipe: String,
     #[command(flatten)]
     pub(crate) threads: Threads,
 }
@@ -189,4 +231,8 @@ fn seconds(text: &str) -> Result<f64, String> {
         Ok(s) if s.is_finite() && (0.0..=86_400.0).contains(&s) => Ok(s),
         _ => Err("a number of seconds between 0 and 86400".to_owned()),
     }
+}
+
+fn finite(text: &str) -> Result<f64, String> {
+    text.parse::<f64>().ok().filter(|x| x.is_finite()).ok_or_else(|| "a number".to_owned())
 }

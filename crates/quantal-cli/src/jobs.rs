@@ -1,25 +1,28 @@
 //! From what was typed to what is done: one function a verb.
 
-use crate::args::{
-    Args, CompareArgs, DataArgs, EvalArgs, InspectArgs, QuantizeArgs, QuickstartArgs, RunArgs, Threads, Verb,
-};
+use crate::args::{Args, CompareArgs, DataArgs, EvalArgs, InspectArgs, QuickstartArgs, RunArgs, Threads, Verb};
 use crate::{limits, printer};
 use quantal::data::{DataSpec, Dataset, Preprocess, feeds_from_arrays, npz, shown};
-use quantal::{Engine, Error, Mode, Model, Recipe};
+use quantal::{Engine, Error, Mode, Model};
 use std::error::Error as _;
 use std::path::Path;
 use std::process::ExitCode;
 
 mod bar;
 mod bench;
+mod explain;
 mod paths;
+mod quantize;
+mod sensitivity;
 mod text;
 
 /// Does the job and prints its result; gives the exit code.
 pub(crate) fn run(args: &Args) -> ExitCode {
     quantal::set_memory_limit(limits::memory_limit(args.max_memory));
     let result = match &args.verb {
-        Verb::Quantize(a) => quantize(a, args.json),
+        Verb::Quantize(a) => quantize::quantize(a, args.json),
+        Verb::Explain(a) => explain::explain(a, args.json),
+        Verb::Sensitivity(a) => sensitivity::sensitivity(a, args.json),
         Verb::Compare(a) => compare(a, args.json),
         Verb::Quickstart(a) => quickstart(a, args.json),
         Verb::Run(a) => run_model(a),
@@ -89,51 +92,6 @@ fn inspect(a: &InspectArgs, as_json: bool) -> Result<String, Error> {
     } else {
         text::inspection(&what, coverage.as_ref())
     })
-}
-
-fn quantize(a: &QuantizeArgs, as_json: bool) -> Result<String, Error> {
-    let engine = engine(&a.threads)?;
-    let mut recipe = match &a.recipe {
-        Some(argument) => quantal::load_recipe(argument)?,
-        None => Recipe::default(),
-    };
-    if let Some(n) = a.samples {
-        recipe.calibration.samples = n as usize;
-    }
-    let output = a.output.clone().unwrap_or_else(|| a.model.with_extension("int8.onnx"));
-    let recipe_file = a.recipe.as_deref().map(Path::new);
-    let inputs: Vec<&Path> = [Some(a.model.as_path()), recipe_file].into_iter().flatten().collect();
-    paths::check_outputs(&inputs, &[Some(output.as_path()), a.save_recipe.as_deref()])?;
-    if a.data.labels.is_some() && a.eval.is_none() {
-        return Err(Error::job("--labels are those of --eval, which is not given", "calibration needs no labels"));
-    }
-    let model = Model::open(&a.model)?;
-    // The labels, if there are any, are those of the evaluation.
-    let calibration = DataArgs { labels: None, ..a.data.clone() };
-    let data = dataset(&calibration, &a.model, &model)?;
-    let evaluation = match &a.eval {
-        Some(path) => Some(dataset(&DataArgs { data: path.clone(), ..a.data.clone() }, &a.model, &model)?),
-        None => None,
-    };
-    if let Some(data) = &evaluation {
-        quantal::check_labelled(data)?;
-    }
-    let mut bar = bar::Bar::default();
-    let made = quantal::quantize(&model, &data, &recipe, engine, &mut bar)?;
-    let accuracy = match &evaluation {
-        Some(data) => {
-            let mut of = |model: &Model, mode| quantal::evaluate(&mut model.session(mode, engine)?, data, &mut bar);
-            Some([of(&model, Mode::Simulate)?, of(&made.model, Mode::Integer)?])
-        }
-        None => None,
-    };
-    if let Some(path) = &a.save_recipe {
-        quantal::save_text(path, &recipe.to_toml())?;
-    }
-    made.model.save(&output)?;
-    let output_bytes = std::fs::metadata(&output).map_or(0, |m| m.len());
-    let summary = text::Summary { report: &made.report, output: shown(&output), output_bytes, accuracy };
-    Ok(if as_json { json(&summary) } else { text::summary(&summary) })
 }
 
 fn compare(a: &CompareArgs, as_json: bool) -> Result<String, Error> {

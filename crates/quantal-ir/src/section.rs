@@ -71,7 +71,7 @@ mod tests {
             (0..4, vec![x], vec![sum]),
         ] {
             let part = section(&g, positions.clone());
-            assert_eq!((part.inputs, part.outputs, part.node_count()), (inputs, outputs, positions.len()));
+            assert_eq!((part.node_count(), part.inputs, part.outputs), (positions.len(), inputs, outputs));
         }
     }
 

@@ -86,7 +86,7 @@ pub fn sensitivity(prepared: &Prepared, quantized: &Quantized, runs: &mut Runs<'
     runs.progress.begin("sensitivity", total);
     let mut samples = samples.peekable();
     while let Some(block) = Block::take(&prepared.graph, &mut samples, BLOCK_BYTES, runs.isa, runs.threads)? {
-        found.add_block(prepared, quantized, &trials, block, runs)?;
+        found.add_block(prepared, quantized, &trials, &block, runs)?;
     }
     runs.progress.done();
     if found.samples == 0 { Err(Error::NoSamples) } else { Ok(found) }
@@ -151,12 +151,12 @@ impl Sensitivity {
         prepared: &Prepared,
         quantized: &Quantized,
         trials: &[Trial],
-        block: Block,
+        block: &Block,
         runs: &mut Runs<'_>,
     ) -> Result<()> {
         let nothing = QuantPlan::default();
-        let mut float = Walk::new(&prepared.graph, &nothing, &block, runs.isa, runs.threads);
-        let mut integer = Walk::new(&quantized.float, &quantized.plan, &block, runs.isa, runs.threads);
+        let mut float = Walk::new(&prepared.graph, &nothing, block, runs.isa, runs.threads);
+        let mut integer = Walk::new(&quantized.float, &quantized.plan, block, runs.isa, runs.threads);
         let reference = float.outputs(&prepared.graph, &nothing)?;
         let judge = |outputs: &[Vec<Tensor>], effect: &mut Effect| {
             for ((a, b), label) in reference.iter().zip(outputs).zip(&block.labels) {

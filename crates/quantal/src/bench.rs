@@ -75,12 +75,12 @@ pub fn bench(models: &[Model], engine: Engine, options: BenchOptions) -> Result<
 
 /// Times sessions on the same feeds, in turns; the rows have no names.
 pub(crate) fn time_sessions<const N: usize>(
-    sessions: &mut [Session; N],
+    sessions: [&mut Session; N],
     feeds: &[(String, Tensor)],
     seconds: f64,
 ) -> Result<[BenchRow; N], Error> {
     let batch = feeds.first().and_then(|(_, t)| t.shape().first().copied()).unwrap_or(1);
-    let mut lanes = sessions.each_mut().map(|session| Lane::new(session, feeds));
+    let mut lanes = sessions.map(|session| Lane::new(session, feeds));
     take_turns(&mut lanes, seconds)?;
     Ok(lanes.map(|lane| lane.row(batch)))
 }

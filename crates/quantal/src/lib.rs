@@ -16,22 +16,30 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+mod budget;
 mod compare;
 mod engine;
 mod error;
 mod eval;
+mod explain;
 mod inspect;
+mod judge;
 mod model;
 mod prepare;
 mod quantize;
 mod quickstart;
 mod run;
+mod sensitivity;
+mod variations;
 
+pub use budget::{Budget, HeldOut, Ladder, Rung, quantize_within};
 pub use compare::{Comparison, LayerRow, compare};
 pub use engine::Engine;
 pub use error::Error;
 pub use eval::{Evaluation, check_labelled, evaluate};
+pub use explain::{Explanation, ExplanationRow, explain};
 pub use inspect::{Inspection, OpRow, QuantizedValue, ValueRow, inspect};
+pub use judge::Outcome;
 pub use model::{Model, save_npz, save_text};
 pub use quantal_data as data;
 pub use quantal_ptq::{Progress, Recipe, Silent};
@@ -40,3 +48,4 @@ pub use quantal_tensor::{DType, Tensor, bytes::set_memory_limit};
 pub use quantize::{DecisionRow, FallbackRow, Quantization, Report, load_recipe, quantize};
 pub use quickstart::{Quickstart, quickstart};
 pub use run::run;
+pub use sensitivity::{EffectRow, NodeRow, SensitivityReport, sensitivity};

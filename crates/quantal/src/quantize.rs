@@ -7,9 +7,11 @@ use crate::eval::scores;
 use crate::model::Model;
 use crate::prepare::canonical;
 use quantal_data::Dataset;
-use quantal_ir::cost;
-use quantal_ptq::{Progress, Recipe, Runs, Verdict};
+use quantal_ir::passes::Change;
+use quantal_ir::{Graph, cost};
+use quantal_ptq::{Prepared, Progress, Quantized, Recipe, Runs, Verdict};
 use quantal_runtime::{Coverage, Mode, Session};
+use quantal_tensor::Tensor;
 use quantal_tensor::stats::SqnrSums;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -98,71 +100,121 @@ pub fn quantize(
     engine: Engine,
     progress: &mut dyn Progress,
 ) -> Result<Quantization, Error> {
-    let (graph, changes) = canonical(&model.graph, engine.isa)?;
-    let float = Model { graph, ..model.clone() };
     let picked = data.pick(recipe.calibration.samples, recipe.calibration.seed);
-    check_rewrites(model, &float, data, picked[0], engine)?;
-    let samples = || -> Box<dyn Iterator<Item = _>> { Box::new(data.stream(&picked)) };
-    let mut runs = Runs { samples: &samples, isa: engine.isa, threads: engine.threads, progress };
-    let made = quantal_ptq::quantize(&float.graph, recipe, &mut runs)?;
-    let integer = Model { graph: made.graph, ..model.clone() };
-    let mut sessions = [float.session(Mode::Simulate, engine)?, integer.session(Mode::Integer, engine)?];
-    let evidence = &picked[..picked.len().min(EVIDENCE_SAMPLES)];
-    let (output_sqnr_db, agreeing) = compare_outputs(&mut sessions, data, evidence, progress)?;
-    let feeds = data.sample(picked[0])?.feeds;
-    let timing = time_sessions(&mut sessions, &feeds, TIMING_SECONDS)?;
-    let [_, session] = sessions;
+    let float = Rewritten::of(model, data, picked[0], engine)?;
+    let made = float.prepare(data, &picked, recipe, engine, progress)?.quantize(&BTreeMap::new())?;
+    float.evidence(made, data, &picked, recipe, engine, progress)
+}
+
+/// A model in the form that is decided on.
+pub(crate) struct Rewritten<'a> {
+    original: &'a Model,
+    /// The rewritten model.
+    pub(crate) model: Model,
+    changes: Vec<Change>,
+}
+
+impl<'a> Rewritten<'a> {
+    /// Rewrites a model, and checks on one sample that it computes what it did.
+    pub(crate) fn of(original: &'a Model, data: &Dataset, sample: usize, engine: Engine) -> Result<Self, Error> {
+        let (graph, changes) = canonical(&original.graph, engine.isa)?;
+        let model = Model { graph, ..original.clone() };
+        check_rewrites(original, &model, data, sample, engine)?;
+        Ok(Self { original, model, changes })
+    }
+
+    /// The model of a quantized graph.
+    pub(crate) fn with(&self, graph: Graph) -> Model {
+        Model { graph, ..self.original.clone() }
+    }
+
+    /// Learns from the `picked` samples what quantization needs.
+    pub(crate) fn prepare(
+        &self,
+        data: &Dataset,
+        picked: &[usize],
+        recipe: &Recipe,
+        engine: Engine,
+        progress: &mut dyn Progress,
+    ) -> Result<Prepared, Error> {
+        let samples = || -> Box<dyn Iterator<Item = _>> { Box::new(data.stream(picked)) };
+        let mut runs = Runs { samples: &samples, isa: engine.isa, threads: engine.threads, progress };
+        Ok(quantal_ptq::prepare(&self.model.graph, recipe, &mut runs)?)
+    }
+
+    /// Measures what was made beside the float model, and writes the report.
+    pub(crate) fn evidence(
+        &self,
+        made: Quantized,
+        data: &Dataset,
+        picked: &[usize],
+        recipe: &Recipe,
+        engine: Engine,
+        progress: &mut dyn Progress,
+    ) -> Result<Quantization, Error> {
+        let integer = self.with(made.graph);
+        let mut sessions = [self.model.session(Mode::Simulate, engine)?, integer.session(Mode::Integer, engine)?];
+        let evidence = &picked[..picked.len().min(EVIDENCE_SAMPLES)];
+        let (output_sqnr_db, agreeing) = compare_outputs(&mut sessions, data, evidence, progress)?;
+        let feeds = data.sample(picked[0])?.feeds;
+        let [float_time, integer_time] = time_sessions(sessions.each_mut(), &feeds, TIMING_SECONDS)?;
+        let coverage = coverage_with_macs(&integer, &sessions[1], &feeds);
+        let mut passes = BTreeMap::new();
+        for change in &self.changes {
+            *passes.entry(change.pass).or_default() += 1;
+        }
+        let decided = made.decisions.iter().filter(|d| !matches!(d.verdict, Verdict::Untouched));
+        let decisions = decided.map(|d| DecisionRow {
+            node: d.name.escape_debug().to_string(),
+            op: self.model.graph.node(d.node).op.name(),
+            verdict: match d.verdict {
+                Verdict::Integer => "integer",
+                Verdict::Fused(_) => "fused",
+                Verdict::Float | Verdict::Untouched => "float",
+            },
+            why: d.why.clone(),
+        });
+        // Where the placement left a node in float it knows why; the compiled program only sees that nothing is quantized.
+        let placed: BTreeMap<&str, &str> = made
+            .decisions
+            .iter()
+            .filter(|d| matches!(d.verdict, Verdict::Float))
+            .map(|d| (&*d.name, d.why.as_str()))
+            .collect();
+        let fallbacks = coverage.fallbacks().map(|(row, reason)| FallbackRow {
+            node: row.name.escape_debug().to_string(),
+            op: row.op.clone(),
+            reason: placed.get(&*row.name).map_or_else(|| reason.to_string(), |why| (*why).to_owned()),
+        });
+        let named = |row: BenchRow, name: &str| BenchRow { model: name.to_owned(), ..row };
+        let report = Report {
+            model: self.original.name.clone(),
+            recipe: recipe.clone(),
+            data: data.describe(),
+            samples: made.calibration.samples,
+            passes,
+            decisions: decisions.collect(),
+            integer_mac_share: coverage.integer_mac_share(),
+            fallbacks: fallbacks.collect(),
+            output_sqnr_db,
+            compared: evidence.len(),
+            agreeing,
+            float_bytes: self.original.bytes,
+            integer_bytes: constant_bytes(&integer),
+            timing: Some([named(float_time, "float"), named(integer_time, "integer")]),
+        };
+        Ok(Quantization { model: integer, coverage, report })
+    }
+}
+
+/// What became of each node, with its multiply-accumulates for inputs of these shapes.
+pub(crate) fn coverage_with_macs(model: &Model, session: &Session, feeds: &[(String, Tensor)]) -> Coverage {
     let mut coverage = session.program().coverage.clone();
-    let bound = integer.with_input_shapes(&feeds);
+    let bound = model.with_input_shapes(feeds);
     for row in &mut coverage.rows {
         row.macs = cost::macs(&bound, row.node);
     }
-    let mut passes = BTreeMap::new();
-    for change in changes {
-        *passes.entry(change.pass).or_default() += 1;
-    }
-    let decided = made.decisions.iter().filter(|d| !matches!(d.verdict, Verdict::Untouched));
-    let decisions = decided.map(|d| DecisionRow {
-        node: d.name.escape_debug().to_string(),
-        op: float.graph.node(d.node).op.name(),
-        verdict: match d.verdict {
-            Verdict::Integer => "integer",
-            Verdict::Fused(_) => "fused",
-            Verdict::Float | Verdict::Untouched => "float",
-        },
-        why: d.why.clone(),
-    });
-    // Where the placement left a node in float it knows why; the compiled program only sees that nothing is quantized.
-    let placed: BTreeMap<&str, &str> = made
-        .decisions
-        .iter()
-        .filter(|d| matches!(d.verdict, Verdict::Float))
-        .map(|d| (&*d.name, d.why.as_str()))
-        .collect();
-    let fallbacks = coverage.fallbacks().map(|(row, reason)| FallbackRow {
-        node: row.name.escape_debug().to_string(),
-        op: row.op.clone(),
-        reason: placed.get(&*row.name).map_or_else(|| reason.to_string(), |why| (*why).to_owned()),
-    });
-    let [float_time, integer_time] = timing;
-    let named = |row: BenchRow, name: &str| BenchRow { model: name.to_owned(), ..row };
-    let report = Report {
-        model: model.name.clone(),
-        recipe: recipe.clone(),
-        data: data.describe(),
-        samples: made.calibration.samples,
-        passes,
-        decisions: decisions.collect(),
-        integer_mac_share: coverage.integer_mac_share(),
-        fallbacks: fallbacks.collect(),
-        output_sqnr_db,
-        compared: evidence.len(),
-        agreeing,
-        float_bytes: model.bytes,
-        integer_bytes: constant_bytes(&integer),
-        timing: Some([named(float_time, "float"), named(integer_time, "integer")]),
-    };
-    Ok(Quantization { model: integer, coverage, report })
+    coverage
 }
 
 /// Runs one sample through the graph as imported and as rewritten: a pass that is wrong stops here.

@@ -1,6 +1,6 @@
 //! Results as people read them.
 
-use quantal::{Comparison, Coverage, Engine, Evaluation, Inspection, Quickstart, Report, Status};
+use quantal::{Comparison, Coverage, Engine, Evaluation, Inspection, Outcome, Quickstart, Report, Status};
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -141,6 +141,15 @@ pub(super) fn summary(s: &Summary<'_>) -> String {
     }
     t += &speed(r);
     t
+}
+
+/// The figures of one quantized model, in columns; top-1 and what follows from it are blank without labels.
+pub(super) fn outcome(o: &Outcome) -> String {
+    let top1 = o.top1.map_or_else(|| format!("{:7}", ""), |t| format!("{:6.2}%", 100.0 * t));
+    let drop = o.drop.map_or_else(|| format!("{:7}", ""), |d| format!("{d:7.2}"));
+    let changed = o.changed.map_or_else(|| format!("{:8}", ""), |n| format!("{n:8}"));
+    let share = o.integer_mac_share.map_or_else(|| format!("{:8}", "?"), |s| format!("{:6.1} %", 100.0 * s));
+    format!("{top1} {drop} {changed} {:6.1} dB {:8.3}  {share}", o.sqnr_db, o.ms)
 }
 
 fn passes(r: &Report) -> String {

@@ -158,9 +158,11 @@ impl<'a> Walk<'a> {
         let program = compile(&qdq, Mode::Integer, self.isa).map_err(|e| Error::Compile(Box::new(e)))?;
         let mut session = Session::new(program, self.threads);
         let mut all = Vec::with_capacity(self.waiting.len());
-        for (feeds, name) in self.waiting.iter().zip(self.names) {
+        let read: BTreeSet<&str> = part.inputs.iter().map(|&v| &*part.value(v).name).collect();
+        for (waiting, name) in self.waiting.iter().zip(self.names) {
+            let feeds: Feeds = waiting.iter().filter(|(n, _)| read.contains(n.as_str())).cloned().collect();
             let failed = |cause| Error::Run { sample: name.escape_debug().to_string(), cause: Box::new(cause) };
-            all.push(session.run(feeds).map_err(failed)?);
+            all.push(session.run(&feeds).map_err(failed)?);
         }
         Ok(all)
     }

@@ -1,0 +1,45 @@
+//! `quantal explain`, as people read it.
+
+use super::{bar, dataset, engine, json, text};
+use crate::args::{DataArgs, ExplainArgs};
+use quantal::{Error, Explanation, HeldOut, Model};
+use std::fmt::Write as _;
+
+pub(super) fn explain(a: &ExplainArgs, as_json: bool) -> Result<String, Error> {
+    let engine = engine(&a.threads)?;
+    let mut recipe = quantal::load_recipe(&a.recipe)?;
+    let model = Model::open(&a.model)?;
+    let labels = if a.eval.is_some() { None } else { a.data.labels.clone() };
+    let data = dataset(&DataArgs { labels, ..a.data.clone() }, &a.model, &model)?;
+    let evaluation = match &a.eval {
+        Some(path) => Some(dataset(&DataArgs { data: path.clone(), ..a.data.clone() }, &a.model, &model)?),
+        None => None,
+    };
+    let held = match &evaluation {
+        Some(data) => HeldOut::all(data),
+        None => HeldOut::rest(&data, &mut recipe.calibration),
+    };
+    let found = quantal::explain(&model, &data, held, &recipe, engine, &mut bar::Bar::default())?;
+    Ok(if as_json { json(&found) } else { table(&found) })
+}
+
+fn table(e: &Explanation) -> String {
+    let float = e.float_top1.map_or_else(String::new, |t| format!(", float top-1 {:.2} %", 100.0 * t));
+    let mut t = format!("{}: calibrated on {}, judged on {} of {}{float}\n", e.model, e.data, e.samples, e.judged_on);
+    t += "each row makes one decision in another way; = is the recipe they differ from, * the best of a decision\n";
+    let mut decision = "";
+    for r in &e.rows {
+        if r.decision != decision {
+            decision = r.decision;
+            let _ = writeln!(t, "\n{decision:34} top-1    drop  changed     SQNR        ms  integer");
+        }
+        let mark = |on, c| if on { c } else { ' ' };
+        let _ = write!(t, " {}{} {:28} ", mark(r.is_base, '='), mark(r.best, '*'), r.choice);
+        let _ = match (&r.outcome, &r.problem) {
+            (Some(o), _) => writeln!(t, "{}", text::outcome(o)),
+            (None, problem) => writeln!(t, "  {}", problem.as_deref().unwrap_or_default()),
+        };
+    }
+    let _ = writeln!(t, "\n{}", e.advice);
+    t
+}
