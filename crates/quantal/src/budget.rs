@@ -376,6 +376,8 @@ fn node_times(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quickstart::embedded;
+    use quantal_ptq::Silent;
 
     fn outcome(drop: Option<f64>, sqnr_db: f64, share: f64) -> Outcome {
         Outcome {
@@ -400,5 +402,40 @@ mod tests {
         assert!(half.is_met(&outcome(Some(-1.0), 10.0, 0.5)) && !half.is_met(&outcome(Some(-1.0), 10.0, 0.49)));
         let db = Budget::MinSqnr(20.0);
         assert!(db.is_met(&outcome(None, 20.0, 1.0)) && !db.is_met(&outcome(None, 19.9, 1.0)));
+    }
+
+    fn climbed(budget: Budget) -> (Option<Quantization>, Ladder) {
+        let (model, data, evaluation) = embedded().unwrap();
+        let held = HeldOut { data: &evaluation, members: (0..100).collect() };
+        let calibration = Calibration { samples: 60, seed: 0 };
+        let engine = Engine::detect(1).unwrap();
+        quantize_within(&model, &data, held, None, &calibration, budget, engine, &mut Silent).unwrap()
+    }
+
+    #[test]
+    fn what_the_first_recipe_meets_needs_no_other() {
+        let (made, ladder) = climbed(Budget::MaxDrop(5.0));
+        assert!(made.is_some() && ladder.rungs.len() == 1 && ladder.chosen().unwrap().name == "fast");
+        assert_eq!((ladder.samples, ladder.advice.len()), (100, 0));
+    }
+
+    #[test]
+    fn a_hard_budget_leaves_nodes_in_float_and_its_recipe_makes_the_same_model() {
+        let (_, easy) = climbed(Budget::MinSqnr(0.0));
+        let (made, ladder) = climbed(Budget::MinSqnr(easy.rungs[0].outcome.sqnr_db + 3.0));
+        let (made, chosen) = (made.unwrap(), ladder.chosen().unwrap());
+        assert!(chosen.outcome.sqnr_db >= easy.rungs[0].outcome.sqnr_db + 3.0);
+        let (model, data, _) = embedded().unwrap();
+        let recipe = Recipe::from_toml(&made.report.recipe.to_toml()).unwrap();
+        let again = crate::quantize(&model, &data, &recipe, Engine::detect(1).unwrap(), &mut Silent).unwrap();
+        let written = |m: &Model| format!("{:?}", quantal_ir::export(&m.graph).unwrap());
+        assert!(written(&again.model) == written(&made.model));
+    }
+
+    #[test]
+    fn a_budget_that_nothing_meets_says_what_would_help() {
+        let (made, ladder) = climbed(Budget::MinSqnr(1e6));
+        assert!(made.is_none() && ladder.chosen().is_none() && ladder.rungs.len() > 3);
+        assert!(ladder.advice.iter().any(|a| a.contains("more data")), "{:?}", ladder.advice);
     }
 }

@@ -31,13 +31,18 @@ pub struct Quickstart {
     pub integer: Evaluation,
 }
 
-/// Quantizes the embedded model, and evaluates and times both.
-pub fn quickstart(engine: Engine, progress: &mut dyn Progress) -> Result<Quickstart, Error> {
+/// The embedded model, and its calibration and evaluation data.
+pub(crate) fn embedded() -> Result<(Model, Dataset, Dataset), Error> {
     let model = Model::parse(MODEL, "quickstart.onnx")?;
     let inputs = model.inputs()?;
     let [calibration, evaluation] =
         [CALIBRATION, EVALUATION].map(|[images, labels]| Dataset::embedded_idx(images, labels, &inputs));
-    let (calibration, evaluation) = (calibration?, evaluation?);
+    Ok((model, calibration?, evaluation?))
+}
+
+/// Quantizes the embedded model, and evaluates and times both.
+pub fn quickstart(engine: Engine, progress: &mut dyn Progress) -> Result<Quickstart, Error> {
+    let (model, calibration, evaluation) = embedded()?;
     let quantization = quantize(&model, &calibration, &Recipe::default(), engine, progress)?;
     let float = evaluate(&mut model.session(Mode::Simulate, engine)?, &evaluation, progress)?;
     let integer = evaluate(&mut quantization.model.session(Mode::Integer, engine)?, &evaluation, progress)?;
