@@ -3,6 +3,7 @@
 //! Samples come one by one and are dropped again; what observers keep does not grow. So memory does not depend on the
 //! number of samples.
 
+use crate::balance::Balance;
 use crate::bias_correction::ChannelMeans;
 use crate::error::{Error, Result};
 use crate::observer::{NotFinite, Range, Statistics, range_of};
@@ -26,6 +27,8 @@ pub struct Calibration {
     pub means: BTreeMap<ValueId, ChannelMeans>,
     /// How far the inputs of normalizations spread.
     pub spreads: BTreeMap<ValueId, Spread>,
+    /// How evenly channels share the ranges of values.
+    pub balances: BTreeMap<ValueId, Balance>,
 }
 
 /// The variance of rows, which is what a normalization brings out, and the range that codes would have to cover.
@@ -62,8 +65,9 @@ impl Spread {
     }
 }
 
-/// Runs the float `graph` over the samples and watches the sources of `groups`, each with the observer of its group, and
-/// the channel means of the data inputs of `products` and the spread of `norms`.
+/// Runs the float `graph` over the samples and watches the members of `groups`, each with the observer of its group, and
+/// the channel means of the data inputs of `products` and the spread of `norms`. Members that only hold values of others
+/// are watched too: they are sources of their own once a node between stays in float.
 pub fn calibrate(
     graph: &Graph,
     groups: &[Group],
@@ -71,12 +75,18 @@ pub fn calibrate(
     norms: &[ValueId],
     runs: &mut Runs<'_>,
 ) -> Result<Calibration> {
-    let mut calibration =
-        Calibration { samples: 0, observed: BTreeMap::new(), means: BTreeMap::new(), spreads: BTreeMap::new() };
-    calibration.spreads = norms.iter().map(|&v| (v, Spread::default())).collect();
+    let mut calibration = Calibration {
+        samples: 0,
+        observed: BTreeMap::new(),
+        means: BTreeMap::new(),
+        spreads: norms.iter().map(|&v| (v, Spread::default())).collect(),
+        balances: BTreeMap::new(),
+    };
+    let uses = graph.uses();
     for group in groups {
-        for &v in group.sources.iter().filter(|&&v| graph.value(v).constant.is_none()) {
+        for &v in group.members.iter().filter(|&&v| graph.value(v).constant.is_none()) {
             calibration.observed.insert(v, Statistics::new(&group.observer));
+            calibration.balances.extend(Balance::of(graph, &uses, v).map(|b| (v, b)));
         }
     }
     for product in products {
@@ -104,6 +114,9 @@ impl Calibration {
         }
         if let Some(spread) = self.spreads.get_mut(&seen.value) {
             spread.add(&*seen.standard()?);
+        }
+        if let Some(balance) = self.balances.get_mut(&seen.value) {
+            balance.add(values, shape, seen.layout);
         }
         let found = survey(isa, values, [channels, inner], seen.threads);
         if let (Some(means), Some(_)) = (means, axis) {

@@ -5,6 +5,7 @@
 //! and the [`quantal_ir::QuantPlan`] are edited here.
 #![forbid(unsafe_code)]
 
+pub mod balance;
 pub mod bias_correction;
 pub mod calibrate;
 pub mod error;

@@ -4,7 +4,7 @@ use crate::bias_correction;
 use crate::calibrate::{Calibration, calibrate};
 use crate::error::Result;
 use crate::observer::Range;
-use crate::place::{Decision, Placement, place, place_except};
+use crate::place::{Decision, Placement, Verdict, place, place_except};
 use crate::recipe::Recipe;
 use crate::watch::Runs;
 use crate::weights::set_weights;
@@ -89,12 +89,17 @@ impl Prepared {
     pub fn quantize(&self, float: &BTreeMap<NodeId, String>) -> Result<Quantized> {
         let Self { graph, recipe, calibration, isa } = self;
         let mut exceptions = float.clone();
-        // Fewer values are held in codes than were watched, and none that was not.
-        let mut placement = place_except(graph, recipe, &exceptions)?;
-        exceptions.extend(exposed_norms(&placement, calibration, recipe));
-        if exceptions.len() > float.len() {
-            placement = place_except(graph, recipe, &exceptions)?;
-        }
+        let placement = loop {
+            let placement = place_except(graph, recipe, &exceptions)?;
+            let mut found = exposed_norms(&placement, calibration, recipe);
+            found.extend(self.drowned(&placement)?);
+            let known = exceptions.len();
+            found.extend(exceptions);
+            exceptions = found;
+            if exceptions.len() == known {
+                break placement;
+            }
+        };
         let mut plan = placement.plan;
         let mut ranges = Vec::new();
         for group in &placement.groups {
@@ -118,6 +123,42 @@ impl Prepared {
         let graph = insert_qdq(&corrected, &plan)?;
         let calibration = CalibrationSummary { samples: calibration.samples, ranges, biases_corrected };
         Ok(Quantized { graph, float: corrected, plan, decisions: placement.decisions, calibration })
+    }
+
+    /// The nodes that make or read values most of whose channels would drown in the rounding of the others, and why.
+    fn drowned(&self, placement: &Placement) -> Result<BTreeMap<NodeId, String>> {
+        let Self { graph, recipe, calibration, .. } = self;
+        let heads: BTreeMap<NodeId, NodeId> = placement
+            .decisions
+            .iter()
+            .filter_map(|d| match d.verdict {
+                Verdict::Integer => Some((d.node, d.node)),
+                Verdict::Fused(head) => Some((d.node, head)),
+                Verdict::Float | Verdict::Untouched => None,
+            })
+            .collect();
+        let (limit, uses) = (recipe.activations.min_channel_sqnr_db, graph.uses());
+        let mut found = BTreeMap::new();
+        for group in &placement.groups {
+            let scheme = placement.plan.encodings[&group.members[0]].scheme;
+            let levels = scheme.qmax.abs_diff(scheme.qmin);
+            let (_, chosen) = calibration.range(graph, group, levels, scheme.symmetric)?;
+            let (scale, _) =
+                scheme.params_of_range(chosen.min, chosen.max).expect("observers refuse what is not finite");
+            for &v in &group.members {
+                let Some(db) = calibration.balances.get(&v).map(|b| b.sqnr_db(f64::from(scale))) else { continue };
+                if db < f64::from(limit) {
+                    let name = graph.value(v).name.escape_debug();
+                    let why = format!(
+                        "the channels of `{name}` reach so differently far that one scale would hold them within \
+                         {db:.1} dB on average; the recipe asks for {limit}"
+                    );
+                    let near = uses.producer(v).into_iter().chain(uses.readers(v).iter().copied());
+                    found.extend(near.filter_map(|id| heads.get(&id)).map(|&id| (id, why.clone())));
+                }
+            }
+        }
+        Ok(found)
     }
 }
 

@@ -101,3 +101,21 @@ fn data_that_is_not_finite_is_named_and_extremes_work() {
         }
     }
 }
+
+#[test]
+fn what_reads_channels_that_would_drown_stays_in_float_and_says_so() {
+    let graph = model();
+    // The first of eight channels reaches a thousand times as far as the others.
+    let data: Vec<Vec<f32>> = samples(4)
+        .into_iter()
+        .map(|x| x.iter().enumerate().map(|(i, v)| if i < 8 { v * 1000.0 } else { *v }).collect())
+        .collect();
+    let verdicts = |limit: u32| {
+        let recipe = Recipe::from_toml(&format!("[activations]\nmin_channel_sqnr_db = {limit}")).unwrap();
+        quantized(&graph, &data, &recipe).unwrap().decisions
+    };
+    let first = |limit| verdicts(limit).into_iter().find(|d| d.op == "Conv").unwrap();
+    assert_eq!(first(0).verdict, Verdict::Integer);
+    let (kept, why) = (first(8).verdict, first(8).why);
+    assert!(kept == Verdict::Float && why.contains("`x`") && why.contains("dB"), "{kept:?}: {why}");
+}
