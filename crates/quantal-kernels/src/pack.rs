@@ -65,6 +65,10 @@ pub struct PackedB {
     n: usize,
     /// Rows in a span; divides `k`, and is 0 only if that is.
     span: usize,
+    /// Pieces of K that may lie apart in A.
+    spans: usize,
+    /// Groups of 4 bytes in a span, padded to whole steps.
+    span_groups: usize,
     /// What was subtracted from each code to make it s8: 0 or 128.
     shift: i32,
     panels: Lines,
@@ -121,7 +125,8 @@ impl PackedB {
     /// A B of no columns, to be filled by [`PackedB::repack`].
     pub fn empty(isa: Isa) -> Self {
         let kernel = select(isa.level(), 0, 0);
-        Self { isa, kernel, k: 0, n: 0, span: 0, shift: 0, panels: Lines::default(), column_sums: Vec::new() }
+        let (panels, column_sums) = (Lines::default(), Vec::new());
+        Self { isa, kernel, k: 0, n: 0, span: 0, spans: 0, span_groups: 0, shift: 0, panels, column_sums }
     }
 
     /// Packs another `b` in the same memory: for a B that is computed in each run.
@@ -162,6 +167,7 @@ impl PackedB {
         self.column_sums.try_reserve_exact(columns).map_err(|_| KernelError::OutOfMemory { bytes: 4 * columns })?;
         self.column_sums.resize(columns, 0);
         (self.kernel, self.k, self.n, self.span) = (kernel, b.k, b.n, span);
+        (self.spans, self.span_groups) = (spans, span_groups);
         self.shift = if b.signed { 0 } else { 128 };
         if bytes == 0 {
             return Ok(());
@@ -201,7 +207,7 @@ impl PackedB {
 
     /// Pieces of K that may lie apart in A.
     pub(crate) fn spans(&self) -> usize {
-        self.k.checked_div(self.span).unwrap_or(0)
+        self.spans
     }
 
     /// Elements of a span.
@@ -211,7 +217,7 @@ impl PackedB {
 
     /// Groups of 4 bytes in a span, padded to whole steps.
     pub(crate) fn span_groups(&self) -> usize {
-        self.span.next_multiple_of(self.kernel.kr) / self.kernel.form.kr()
+        self.span_groups
     }
 
     pub(crate) fn panel_count(&self) -> usize {
@@ -219,7 +225,7 @@ impl PackedB {
     }
 
     pub(crate) fn panel(&self, p: usize) -> &[u8] {
-        let bytes = self.spans() * self.span_groups() * self.kernel.nr * 4;
+        let bytes = self.spans * self.span_groups * self.kernel.nr * 4;
         &self.panels.bytes()[p * bytes..(p + 1) * bytes]
     }
 

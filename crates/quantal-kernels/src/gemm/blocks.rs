@@ -202,25 +202,32 @@ fn sweep(job: &Job, all_columns: &[Columns], laid: &Laid, panels: Range<usize>) 
         let first = p * kernel.nr;
         let cols = kernel.nr.min(job.b.n() - first);
         let columns = &all_columns[p];
+        let next = if p + 1 < panels.end { Some(job.b.panel(p + 1)) } else { None };
+        let mut args = TileArgs {
+            starts: std::ptr::null(),
+            stride: laid.stride,
+            offsets: laid.offsets.as_ptr(),
+            spans: job.b.spans(),
+            groups: job.b.span_groups(),
+            panel: job.b.panel(p).as_ptr(),
+            init: columns.add.as_ptr(),
+            sums: std::ptr::null_mut(),
+            cols,
+            ahead: std::ptr::null(),
+            signed: job.signed,
+        };
+        // Even tiles: 7 rows are 4 + 3, not 6 + 1. The longer ones come first.
+        let (least, longer) = (runs / tiles, runs % tiles);
+        let mut from = 0;
         for t in 0..tiles {
-            // Even tiles: 7 rows are 4 + 3, not 6 + 1.
-            let (from, to) = (t * runs / tiles, (t + 1) * runs / tiles);
+            let count = least + usize::from(t < longer);
             let sums = &mut sums[turn];
             turn = 1 - turn;
-            let args = TileArgs {
-                starts: laid.starts[from..to].as_ptr(),
-                stride: laid.stride,
-                offsets: laid.offsets.as_ptr(),
-                spans: job.b.spans(),
-                groups: job.b.span_groups(),
-                panel: job.b.panel(p).as_ptr(),
-                init: columns.add.as_ptr(),
-                sums: sums.0.as_mut_ptr(),
-                cols,
-                ahead: if p + 1 < panels.end { ahead(job.b.panel(p + 1), t, tiles) } else { std::ptr::null() },
-                signed: job.signed,
-            };
-            let rows = from * kernel.run..to * kernel.run;
+            args.starts = laid.starts[from..from + count].as_ptr();
+            args.sums = sums.0.as_mut_ptr();
+            args.ahead = next.map_or(std::ptr::null(), |next| ahead(next, t, tiles));
+            let rows = from * kernel.run..(from + count) * kernel.run;
+            from += count;
             let terms = if job.row_terms { laid.terms[rows.clone()].as_ptr() } else { std::ptr::null() };
             let block = Block {
                 sums: sums.0.as_ptr(),
@@ -238,7 +245,7 @@ fn sweep(job: &Job, all_columns: &[Columns], laid: &Laid, panels: Range<usize>) 
             // `spans · groups · nr · 4` bytes; `sums` holds the largest tile and a register more; pixels and columns are
             // those of the checked output, and no two tasks share one.
             unsafe {
-                kernel.tiles[to - from - 1](&args);
+                kernel.tiles[count - 1](&args);
                 if let Some(block) = pending.replace(block) {
                     finish(job.b.isa(), &block, job.epilogue);
                 }
@@ -254,6 +261,6 @@ fn sweep(job: &Job, all_columns: &[Columns], laid: &Laid, panels: Range<usize>) 
 /// What tile `t` of `tiles` fetches of the panel after its own: the first tiles of a panel fetch a share each.
 fn ahead(next: &[u8], t: usize, tiles: usize) -> *const u8 {
     // A tile fetches 512 or 1024 bytes for each 2048 that it reads.
-    let (shares, odd) = if tiles < 4 { (2, 1) } else { (4, 0) };
-    if t >= shares { std::ptr::null() } else { next.as_ptr().wrapping_add(t * next.len() / shares + odd) }
+    let (shares, share, odd) = if tiles < 4 { (2, next.len() / 2, 1) } else { (4, next.len() / 4, 0) };
+    if t >= shares { std::ptr::null() } else { next.as_ptr().wrapping_add(t * share + odd) }
 }

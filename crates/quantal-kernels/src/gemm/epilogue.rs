@@ -1,6 +1,8 @@
 //! What becomes of an accumulator: a code, a float or itself.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 
 use crate::Isa;
@@ -93,7 +95,7 @@ pub(crate) struct RawEpilogue {
 }
 
 #[derive(Clone, Copy)]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX-512 packs four registers"))]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 packs four registers"))]
 enum RawOut {
     Codes { zero_point: i32, lo: f32, hi: f32, add: Option<RawResidual>, table: *const u8, out: *mut u8, packs: bool },
     F32(*mut f32),
@@ -317,7 +319,7 @@ pub(crate) unsafe fn finish(isa: Isa, block: &Block, epilogue: &RawEpilogue) {
     // SAFETY: handed on; an `Isa` is of this CPU.
     unsafe {
         #[cfg(target_arch = "x86_64")]
-        if avx512::finish(isa, block, epilogue) {
+        if avx512::finish(isa, block, epilogue) || avx2::finish(isa, block, epilogue) {
             return;
         }
         finish_any(isa, block, epilogue);
@@ -392,13 +394,22 @@ unsafe fn finish_codes<S: Simd, const TERMS: bool, const ADD: bool>(block: &Bloc
             }
         }
     }
-    if table.is_null() {
-        return;
+    if !table.is_null() {
+        // SAFETY: these are the table and the bytes of `epilogue`, the bytes written above.
+        unsafe { look_up::<S>(block, epilogue, table, out) }
     }
+}
+
+/// Puts the codes of a tile, just written to `out`, through `table`.
+///
+/// # Safety
+/// As [`finish`] and [`Simd`]; `table` and `out` are those of `epilogue`.
+#[inline(always)]
+unsafe fn look_up<S: Simd>(block: &Block, epilogue: &RawEpilogue, table: *const u8, out: *mut u8) {
     // Only now: bytes that were just stored a few at a time cannot yet be loaded as one register.
     let mut r = 0;
     while r < block.rows {
-        // SAFETY: the table has 256 entries, and these are the bytes written above.
+        // SAFETY: the table has 256 entries, and the bytes of wanted rows are there.
         unsafe {
             let pixel = *block.pixels.add(r);
             if pixel == NO_ROW {
@@ -406,8 +417,8 @@ unsafe fn finish_codes<S: Simd, const TERMS: bool, const ADD: bool>(block: &Bloc
                 continue;
             }
             let run = (r..block.rows).take_while(|&i| *block.pixels.add(i) == pixel + (i - r)).count();
-            let out = out.add(pixel * epilogue.ldc + first);
-            S::look_up(&*table.cast(), out, out, [run, cols, epilogue.ldc]);
+            let out = out.add(pixel * epilogue.ldc + block.first);
+            S::look_up(&*table.cast(), out, out, [run, block.cols, epilogue.ldc]);
             r += run;
         }
     }
