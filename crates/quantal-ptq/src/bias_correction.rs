@@ -55,9 +55,11 @@ impl ChannelMeans {
     }
 }
 
-/// Corrects the biases of products by weights whose encodings are known. Gives the number of biases changed.
+/// Corrects the biases of products by weights whose encodings are known; `original` has the weights before any rounding
+/// was baked into them. Gives the number of biases changed.
 pub fn correct(
     graph: &mut Graph,
+    original: &Graph,
     products: &[Product],
     plan: &QuantPlan,
     means: &BTreeMap<ValueId, ChannelMeans>,
@@ -65,7 +67,7 @@ pub fn correct(
     let mut corrected = 0;
     for product in products {
         let Some(means) = means.get(&product.weighted.data).map(ChannelMeans::means) else { continue };
-        let Some(shift) = shift(graph, product, plan, &means)? else { continue };
+        let Some(shift) = shift(graph, original, product, plan, &means)? else { continue };
         let id = product.node;
         let old = product.weighted.bias.and_then(|b| graph.constant(Some(b))).cloned();
         let bias: Vec<f32> = match (&product.weighted.bias, old.as_ref().and_then(|t| t.get::<f32>())) {
@@ -98,12 +100,19 @@ pub fn correct(
 }
 
 /// `(W − Ŵ)·E[x]` for each output channel; `None` where weights or means do not fit the formula.
-fn shift(graph: &Graph, product: &Product, plan: &QuantPlan, means: &[f64]) -> Result<Option<Vec<f64>>> {
+fn shift(
+    graph: &Graph,
+    original: &Graph,
+    product: &Product,
+    plan: &QuantPlan,
+    means: &[f64],
+) -> Result<Option<Vec<f64>>> {
     let weight = product.weighted.weight;
     let (Some(tensor), Some(encoding)) = (graph.constant(Some(weight)), plan.encodings.get(&weight)) else {
         return Ok(None);
     };
-    let (Some(w), Some(params)) = (tensor.get::<f32>(), encoding.qparams()) else { return Ok(None) };
+    let exact = original.constant(Some(weight)).and_then(|t| t.get::<f32>());
+    let (Some(w), Some(params)) = (exact, encoding.qparams()) else { return Ok(None) };
     let codes = qdq::quantize_tensor(tensor, &encoding.scheme, params)?;
     let Some(codes) = codes.to_i64_vec() else { return Ok(None) };
     let node = graph.node(product.node);
@@ -178,7 +187,9 @@ mod tests {
         plan.encodings.insert(w, encoding);
         let mut means = ChannelMeans::for_input_of(Op::Conv);
         means.add(&[10.0, -4.0], 1);
-        let done = correct(&mut g, &[Product { node, weighted }], &plan, &BTreeMap::from([(x, means)])).unwrap();
+        let original = g.clone();
+        let done =
+            correct(&mut g, &original, &[Product { node, weighted }], &plan, &BTreeMap::from([(x, means)])).unwrap();
         assert_eq!(done, 1);
         // (0.4 − 0)·10 and (1.75 − 2)·(−4).
         let bias = g.constant(g.node(node).input(2)).unwrap().as_slice::<f32>().to_vec();

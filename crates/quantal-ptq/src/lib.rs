@@ -5,16 +5,21 @@
 //! and the [`quantal_ir::QuantPlan`] are edited here.
 #![forbid(unsafe_code)]
 
+mod adaround;
 pub mod balance;
 pub mod bias_correction;
 pub mod calibrate;
 pub mod error;
+mod gptq;
 pub mod histogram;
 pub mod observer;
 pub mod place;
+pub mod product_rows;
 pub mod progress;
 pub mod quantize;
 pub mod recipe;
+pub mod rounding;
+pub mod second_moment;
 pub mod sensitivity;
 pub mod watch;
 pub mod weights;
@@ -24,7 +29,7 @@ pub use error::{Error, Result};
 pub use observer::{Observer, Range, Statistics};
 pub use place::{Decision, Placement, Verdict, place};
 pub use progress::{Progress, Silent};
-pub use quantize::{CalibrationSummary, Prepared, Quantized, prepare, quantize};
+pub use quantize::{CalibrationSummary, Prepared, Quantized, RoundedWeight, prepare, quantize};
 pub use recipe::Recipe;
 pub use sensitivity::{Effect, NodeEffect, Sensitivity, sensitivity};
 pub use watch::{Runs, Samples};

@@ -5,11 +5,12 @@ use crate::calibrate::{Calibration, calibrate};
 use crate::error::Result;
 use crate::observer::Range;
 use crate::place::{Decision, Placement, Verdict, place, place_except};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Rounding};
+use crate::rounding::{Rounded, round_weights};
 use crate::watch::Runs;
 use crate::weights::set_weights;
 use quantal_ir::qdq::insert_qdq;
-use quantal_ir::{Graph, NodeId, Params, QuantPlan, ValueId};
+use quantal_ir::{Encoding, Graph, NodeId, Params, QuantPlan, ValueId};
 use quantal_kernels::Isa;
 use quantal_tensor::QParams;
 use std::collections::BTreeMap;
@@ -39,6 +40,19 @@ pub struct CalibrationSummary {
     pub ranges: Vec<ChosenRange>,
     /// Number of biases that took back what rounding the weights shifts.
     pub biases_corrected: usize,
+    /// Weights that were rounded with their data in view.
+    pub rounded: Vec<RoundedWeight>,
+}
+
+/// A weight that was rounded with its data in view.
+#[derive(Clone, Debug)]
+pub struct RoundedWeight {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The squared error of its product's outputs with the nearest codes, on average over rows of data.
+    pub nearest: f64,
+    /// The same with the codes that were chosen.
+    pub chosen: f64,
 }
 
 /// The range of one activation.
@@ -62,6 +76,8 @@ pub struct Prepared {
     pub graph: Graph,
     recipe: Recipe,
     calibration: Calibration,
+    /// Weights whose codes were chosen with their data in view.
+    rounded: BTreeMap<ValueId, Rounded>,
     isa: Isa,
 }
 
@@ -80,14 +96,20 @@ pub fn prepare(graph: &Graph, recipe: &Recipe, runs: &mut Runs<'_>) -> Result<Pr
     let means_of = if recipe.bias_correction { &placement.products[..] } else { &[] };
     let norms: Vec<ValueId> = placement.norms.iter().map(|n| n.1).collect();
     let calibration = calibrate(&graph, &placement.groups, means_of, &norms, runs)?;
-    Ok(Prepared { graph, recipe: recipe.clone(), calibration, isa: runs.isa })
+    let mut prepared = Prepared { graph, recipe: recipe.clone(), calibration, rounded: BTreeMap::new(), isa: runs.isa };
+    if recipe.weights.rounding != Rounding::Nearest {
+        let nearest = prepared.quantize(&BTreeMap::new())?.plan;
+        let how = recipe.weights.rounding;
+        prepared.rounded = round_weights(&prepared.graph, &placement.products, &nearest, how, runs)?;
+    }
+    Ok(prepared)
 }
 
 impl Prepared {
     /// Decides and writes the QDQ graph. The nodes of `float` stay in float, for the reasons given, beside those that the
     /// recipe and the observed values keep there.
     pub fn quantize(&self, float: &BTreeMap<NodeId, String>) -> Result<Quantized> {
-        let Self { graph, recipe, calibration, isa } = self;
+        let Self { graph, recipe, calibration, rounded, isa } = self;
         let mut exceptions = float.clone();
         let placement = loop {
             let placement = place_except(graph, recipe, &exceptions)?;
@@ -118,10 +140,23 @@ impl Prepared {
         ranges.sort_by_key(|r| r.value);
         set_weights(graph, &placement.products, &mut plan, *isa)?;
         let mut corrected = graph.clone();
+        let mut by_data = Vec::new();
+        for (&weight, rounded) in rounded {
+            // Of another granularity where another reader of the weight stays in float: nearest then.
+            let encoding = plan.encodings.get_mut(&weight);
+            let same = |e: &&mut Encoding| e.qparams().is_some_and(|q| q.scale.len() == rounded.params.scale.len());
+            if let Some(encoding) = encoding.filter(same) {
+                encoding.params = Params::Static(rounded.params.clone());
+                corrected.set_constant(weight, rounded.tensor.clone());
+                let ([nearest, chosen], name) = (rounded.errors, Arc::clone(&graph.value(weight).name));
+                by_data.push(RoundedWeight { name, nearest, chosen });
+            }
+        }
         let means_of = if recipe.bias_correction { &placement.products[..] } else { &[] };
-        let biases_corrected = bias_correction::correct(&mut corrected, means_of, &plan, &calibration.means)?;
+        let biases_corrected = bias_correction::correct(&mut corrected, graph, means_of, &plan, &calibration.means)?;
         let graph = insert_qdq(&corrected, &plan)?;
-        let calibration = CalibrationSummary { samples: calibration.samples, ranges, biases_corrected };
+        let samples = calibration.samples;
+        let calibration = CalibrationSummary { samples, ranges, biases_corrected, rounded: by_data };
         Ok(Quantized { graph, float: corrected, plan, decisions: placement.decisions, calibration })
     }
 

@@ -54,6 +54,19 @@ pub enum WeightGranularity {
     PerChannel,
 }
 
+/// How a weight becomes a code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rounding {
+    /// The nearest.
+    #[default]
+    Nearest,
+    /// One after the other, each taking up the error of those before ([`crate::rounding`]).
+    Gptq,
+    /// The same, and then up or down wherever that brings outputs nearer.
+    AdaRound,
+}
+
 /// How weights are held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -69,6 +82,8 @@ pub struct Weights {
     pub symmetric: bool,
     /// Who shares a scale.
     pub granularity: WeightGranularity,
+    /// How codes are chosen.
+    pub rounding: Rounding,
 }
 
 /// How activations are held: one scale a tensor, all codes of the type.
@@ -174,7 +189,7 @@ impl Default for Calibration {
 impl Default for Weights {
     fn default() -> Self {
         let Scheme { storage, qmin, qmax, symmetric, .. } = Scheme::weight_per_tensor();
-        Self { storage, qmin, qmax, symmetric, granularity: WeightGranularity::PerChannel }
+        Self { storage, qmin, qmax, symmetric, granularity: WeightGranularity::PerChannel, rounding: Rounding::Nearest }
     }
 }
 

@@ -28,6 +28,11 @@ pub struct Runs<'a> {
 pub type Look<'a> = dyn FnMut(&Watched<'_>) -> Result<Result<(), NotFinite>, quantal_runtime::Error> + 'a;
 
 impl Runs<'_> {
+    /// Number of samples, where it is known before they are read.
+    pub fn count(&self) -> Option<usize> {
+        (self.samples)().size_hint().1
+    }
+
     /// One pass: runs `graph` over the samples as it is written, and calls `look` with each value of `taps`. Gives the
     /// number of samples. Where nothing is to be watched, no sample is read.
     pub fn watch(&mut self, stage: &str, graph: &Graph, taps: &[ValueId], look: &mut Look<'_>) -> Result<usize> {

@@ -42,6 +42,9 @@ pub struct Report {
     pub passes: BTreeMap<&'static str, usize>,
     /// One entry for each node that was decided on.
     pub decisions: Vec<DecisionRow>,
+    /// Weights whose codes were chosen with their data in view, if the recipe says so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rounded: Vec<RoundedRow>,
     /// The part of multiply-accumulates that runs in integers, where shapes are known, 0 to 1.
     pub integer_mac_share: Option<f64>,
     /// Nodes that run in float, with the reason.
@@ -71,6 +74,17 @@ pub struct DecisionRow {
     pub verdict: &'static str,
     /// Why, in words.
     pub why: String,
+}
+
+/// A weight whose codes were chosen with its data in view.
+#[derive(Clone, Debug, Serialize)]
+pub struct RoundedRow {
+    /// Its name.
+    pub weight: String,
+    /// The squared error that the nearest codes make in the outputs of its product, on average over rows of data.
+    pub nearest: f64,
+    /// The same of the codes that were chosen.
+    pub chosen: f64,
 }
 
 /// A node that runs in float.
@@ -186,6 +200,11 @@ impl<'a> Rewritten<'a> {
             op: row.op.clone(),
             reason: placed.get(&*row.name).map_or_else(|| reason.to_string(), |why| (*why).to_owned()),
         });
+        let rounded = made.calibration.rounded.iter().map(|r| RoundedRow {
+            weight: r.name.escape_debug().to_string(),
+            nearest: r.nearest,
+            chosen: r.chosen,
+        });
         let named = |row: BenchRow, name: &str| BenchRow { model: name.to_owned(), ..row };
         let report = Report {
             model: self.original.name.clone(),
@@ -194,6 +213,7 @@ impl<'a> Rewritten<'a> {
             samples: made.calibration.samples,
             passes,
             decisions: decisions.collect(),
+            rounded: rounded.collect(),
             integer_mac_share: coverage.integer_mac_share(),
             fallbacks: fallbacks.collect(),
             output_sqnr_db,

@@ -1,6 +1,6 @@
 //! Recipes that differ from one another by a single decision.
 
-use quantal_ptq::recipe::{Ranges, WeightGranularity};
+use quantal_ptq::recipe::{Ranges, Rounding, WeightGranularity};
 use quantal_ptq::{Observer, Recipe};
 use quantal_tensor::Storage;
 
@@ -46,6 +46,11 @@ pub(crate) fn variations(base: &Recipe) -> Vec<Variation> {
     }
     add("ranges are chosen", "by calibration", false, &|r| r.activations.ranges = Ranges::Static);
     add("ranges are chosen", "for each row, while running", true, &|r| r.activations.ranges = Ranges::DynamicPerToken);
+    for (name, rounding) in
+        [("nearest", Rounding::Nearest), ("gptq", Rounding::Gptq), ("ada_round", Rounding::AdaRound)]
+    {
+        add("weights are rounded", name, true, &|r| r.weights.rounding = rounding);
+    }
     add("bias correction", "on", true, &|r| r.bias_correction = true);
     add("bias correction", "off", true, &|r| r.bias_correction = false);
     all

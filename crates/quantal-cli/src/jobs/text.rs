@@ -129,6 +129,7 @@ pub(super) fn summary(s: &Summary<'_>) -> String {
     let mut t = format!("{}  ->  {}\n", r.model, s.output);
     let _ = writeln!(t, "calibrated on {} of {}, ranges by {}", r.samples, r.data, r.recipe.observer.name());
     t += &passes(r);
+    t += &rounding(r);
     t += &in_integers(r);
     let _ = writeln!(t, "size: {} -> {}", size(r.float_bytes), size(s.output_bytes));
     let _ = writeln!(
@@ -155,6 +156,18 @@ pub(super) fn outcome(o: &Outcome) -> String {
 fn passes(r: &Report) -> String {
     let list: Vec<String> = r.passes.iter().map(|(pass, n)| format!("{pass} {n}")).collect();
     if list.is_empty() { String::new() } else { format!("rewrites before: {}\n", list.join(", ")) }
+}
+
+/// How much the codes chosen for the data gain on the nearest, in the middle of all weights.
+fn rounding(r: &Report) -> String {
+    let mut gains: Vec<f64> = r.rounded.iter().filter(|w| w.chosen > 0.0).map(|w| w.nearest / w.chosen).collect();
+    gains.sort_by(f64::total_cmp);
+    gains.get(gains.len() / 2).map_or_else(String::new, |middle| {
+        format!(
+            "weights rounded for their data: {} tensors, error of their outputs {middle:.2} times smaller (median) than nearest\n",
+            r.rounded.len()
+        )
+    })
 }
 
 fn in_integers(r: &Report) -> String {

@@ -119,3 +119,39 @@ fn what_reads_channels_that_would_drown_stays_in_float_and_says_so() {
     let (kept, why) = (first(8).verdict, first(8).why);
     assert!(kept == Verdict::Float && why.contains("`x`") && why.contains("dB"), "{kept:?}: {why}");
 }
+
+#[test]
+fn weights_rounded_for_their_data_are_written_as_chosen_and_nodes_left_in_float_keep_the_original() {
+    let (graph, data) = (model(), samples(6));
+    for how in ["gptq", "ada_round"] {
+        let recipe = Recipe::from_toml(&format!("[weights]\nqmin = -7\nqmax = 7\nrounding = \"{how}\"")).unwrap();
+        let stream =
+            || -> Box<dyn Iterator<Item = _>> { Box::new(data.iter().enumerate().map(|(i, x)| Ok(sample(i, x)))) };
+        let mut runs = Runs { samples: &stream, isa: Isa::PORTABLE, threads: 1, progress: &mut Silent };
+        let prepared = prepare(&graph, &recipe, &mut runs).unwrap();
+        let q = prepared.quantize(&BTreeMap::new()).unwrap();
+        assert_eq!(q.calibration.rounded.len(), 3);
+        assert!(q.calibration.rounded.iter().all(|r| r.chosen < r.nearest), "{how}: {:?}", q.calibration.rounded);
+        for &weight in prepared.rounded.keys() {
+            // What is baked is a fixed point: the nearest code of scale · q is q.
+            let baked = q.float.constant(Some(weight)).unwrap();
+            let encoding = &q.plan.encodings[&weight];
+            let codes = quantal_ir::qdq::quantize_tensor(baked, &encoding.scheme, encoding.qparams().unwrap()).unwrap();
+            let codes = codes.to_i64_vec().unwrap();
+            let scales = &encoding.qparams().unwrap().scale;
+            let inner = baked.len() / scales.len();
+            let last = encoding.scheme.granularity == quantal_tensor::Granularity::PerChannel { axis: 1 };
+            for (i, (b, code)) in baked.as_slice::<f32>().iter().zip(codes).enumerate() {
+                let s = if last { i % scales.len() } else { i / inner };
+                assert!(*b == arith::dequantize(code as i32, scales[s], 0), "{how} {i}");
+            }
+        }
+        let conv = q.decisions.iter().find(|d| d.op == "Conv").unwrap().node;
+        let left = prepared.quantize(&BTreeMap::from([(conv, "to see".to_owned())])).unwrap();
+        let weight = graph.node(conv).input(1);
+        let same = |g: &Graph| {
+            g.constant(weight).unwrap().as_slice::<f32>() == graph.constant(weight).unwrap().as_slice::<f32>()
+        };
+        assert!(same(&left.float) && !same(&q.float), "{how}");
+    }
+}
