@@ -147,7 +147,7 @@ pub fn select(level: Level, n: usize, pair_sum: u32) -> &'static GemmKernel {
 
 /// What a kernel computes for `n` columns, those in vain included, and so much more for each panel: a narrow tile loads
 /// more for a product. `quantal bench kernels --check` holds the choices against times.
-fn cost(kernel: &GemmKernel, n: usize) -> usize {
+pub(crate) fn cost(kernel: &GemmKernel, n: usize) -> usize {
     const PANEL: usize = 8;
     n.div_ceil(kernel.nr).saturating_mul(kernel.nr + PANEL)
 }

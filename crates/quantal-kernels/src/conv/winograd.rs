@@ -21,13 +21,13 @@ use crate::arena::{Lines, with_scratch};
 use crate::error::KernelError;
 use crate::gemm::epilogue::{Block, Columns, RawEpilogue, finish};
 use crate::gemm::tile::TileArgs;
-use crate::kernel::MAX_MR;
-use crate::{ConvGeometry, Isa, Threads};
+use crate::kernel::{MAX_MR, cost};
+use crate::{ConvGeometry, Isa, Level, Threads};
 pub use rows::{WINOGRAD_KERNELS, WinogradKernel};
 use transform::{IN, InputArgs, MOST_SUM, OUT, OutputArgs, POSITIONS};
 
-/// Most bytes of transformed input in a task: they are to stay in L2 beside the weights that stream by.
-const BLOCK_BYTES: usize = 384 << 10;
+/// Most bytes of transformed input and of products in a task: they are to stay in L2 beside the weights that stream by.
+const BLOCK_BYTES: usize = 512 << 10;
 /// What products start from.
 const ZEROS: &[i32] = &[0; MAX_COLUMNS];
 /// Offsets of a row whose elements all lie together.
@@ -36,16 +36,18 @@ const ONE_SPAN: &[usize] = &[0];
 const MAX_COLUMNS: usize = 64;
 
 /// The kernel that serves `g`, if there is one for `isa` and it is worth its transforms: over enough channels, where the
-/// tiles do not hang far over the edge.
+/// tiles do not hang far over the edge, and no more of them than make weights that a cache holds. Where a direct sum has
+/// an instruction for bytes, pairs of i16 take it twice as many, and the gain is smaller.
 pub fn select(isa: Isa, g: &ConvGeometry) -> Option<&'static WinogradKernel> {
-    const FEWEST_CHANNELS: usize = 16;
-    /// Transformed weights that no cache holds cost more than the products saved.
-    const MOST_WEIGHTS: usize = 256 * 256;
+    let (fewest_channels, most_weights) = match isa.level() {
+        Level::AvxVnni | Level::Avx512Vnni => (32, 128 * 128),
+        Level::Portable | Level::Avx2 | Level::Amx | Level::Neon | Level::NeonDot => (16, 256 * 256),
+    };
     let covered = |n: usize| n.div_ceil(OUT) * OUT;
     let fits = covered(g.h_out) * covered(g.w_out) <= 2 * g.h_out * g.w_out;
-    let deep = g.c_in.min(g.c_out) >= FEWEST_CHANNELS && g.c_in * g.c_out <= MOST_WEIGHTS;
-    let kernel = WINOGRAD_KERNELS.iter().copied().find(|k| k.product.level == isa.level());
-    kernel.filter(|_| is_plain(g) && fits && deep)
+    let deep = g.c_in.min(g.c_out) >= fewest_channels && g.c_in * g.c_out <= most_weights;
+    let kernels = WINOGRAD_KERNELS.iter().copied().filter(|k| k.product.level == isa.level());
+    kernels.filter(|_| is_plain(g) && fits && deep).min_by_key(|k| cost(&k.product, g.c_out))
 }
 
 /// Whether the transforms fit.
@@ -137,7 +139,7 @@ pub(super) fn run(job: &Job, threads: &Threads) {
     if tiles == 0 || panels == 0 {
         return;
     }
-    let most = (BLOCK_BYTES / (POSITIONS * row_bytes(g.c_in))).clamp(MAX_MR, 64);
+    let most = (BLOCK_BYTES / (POSITIONS * (row_bytes(g.c_in) + 4 * nr))).clamp(MAX_MR, 64);
     let mr = job.weights.kernel.product.mr;
     // Each task of a split by columns transforms the same tiles: only where there are too few of them to share.
     let column_splits = if tiles >= 2 * mr * threads.count() { 1 } else { threads.count().min(panels) };

@@ -4,7 +4,7 @@
 use crate::simd::Simd;
 use crate::simd::emulated::Lanes;
 #[cfg(target_arch = "x86_64")]
-use crate::simd::x86::Avx2;
+use crate::simd::x86::{Avx2, Avx512};
 
 /// Registers that also hold `2 · LANES` i16.
 ///
@@ -74,11 +74,13 @@ impl<const L: usize> Shorts for Lanes<L> {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256i, _mm_cvtsi32_si128, _mm_loadu_si128, _mm256_add_epi16, _mm256_cvtepu8_epi16, _mm256_set1_epi16,
-        _mm256_slli_epi16, _mm256_sra_epi32, _mm256_sub_epi16, _mm256_sub_epi32, _mm256_xor_si256,
+        __m256i, __m512i, _mm_cvtsi32_si128, _mm_loadu_si128, _mm256_add_epi16, _mm256_cvtepu8_epi16,
+        _mm256_loadu_si256, _mm256_set1_epi16, _mm256_slli_epi16, _mm256_sra_epi32, _mm256_sub_epi16, _mm256_sub_epi32,
+        _mm256_xor_si256, _mm512_add_epi16, _mm512_cvtepu8_epi16, _mm512_set1_epi16, _mm512_slli_epi16,
+        _mm512_sra_epi32, _mm512_sub_epi16, _mm512_sub_epi32, _mm512_xor_si512,
     };
 
-    use super::{Avx2, Shorts};
+    use super::{Avx2, Avx512, Shorts};
 
     /// Methods that are one expression of intrinsics each.
     macro_rules! ops {
@@ -101,6 +103,19 @@ mod x86 {
             xor(a: __m256i, b: __m256i) -> __m256i = _mm256_xor_si256(a, b);
             sub(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
             shift_right(a: __m256i, bits: u32) -> __m256i = _mm256_sra_epi32(a, _mm_cvtsi32_si128(bits as i32));
+        }
+    }
+
+    impl Shorts for Avx512 {
+        ops! {
+            widen(p: *const u8) -> __m512i = _mm512_cvtepu8_epi16(_mm256_loadu_si256(p.cast()));
+            splat_short(v: i16) -> __m512i = _mm512_set1_epi16(v);
+            add_short(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi16(a, b);
+            sub_short(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi16(a, b);
+            times_4_short(a: __m512i) -> __m512i = _mm512_slli_epi16::<2>(a);
+            xor(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);
+            sub(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
+            shift_right(a: __m512i, bits: u32) -> __m512i = _mm512_sra_epi32(a, _mm_cvtsi32_si128(bits as i32));
         }
     }
 }

@@ -215,7 +215,10 @@ fn a_level_and_a_shape_choose() {
     let chosen = |isa: Isa, g: &ConvGeometry| select(isa, g).map(|k| k.product.level);
     for isa in Isa::available() {
         let level = isa.level();
-        assert_eq!(chosen(isa, &wide), [Level::Portable, Level::Avx2].contains(&level).then_some(level));
+        let with = [Level::Portable, Level::Avx2, Level::AvxVnni, Level::Avx512Vnni];
+        assert_eq!(chosen(isa, &wide), with.contains(&level).then_some(level));
+        let wider = geometry(1, [28, 28], 256, 256, [1; 4]);
+        assert_eq!(chosen(isa, &wider), [Level::Portable, Level::Avx2].contains(&level).then_some(level));
         assert_eq!(chosen(isa, &ConvGeometry { stride: [2, 2], ..wide }), None);
         assert_eq!(chosen(isa, &ConvGeometry { dilation: [2, 2], ..wide }), None);
         assert_eq!(chosen(isa, &ConvGeometry { groups: 2, ..wide }), None);
