@@ -20,7 +20,7 @@ use std::ops::Range;
 use crate::arena::{Lines, with_scratch};
 use crate::error::KernelError;
 use crate::gemm::epilogue::{Block, Columns, RawEpilogue, finish};
-use crate::gemm::tile::TileArgs;
+use crate::gemm::tile::{TileArgs, fetch};
 use crate::kernel::{MAX_MR, cost};
 use crate::{ConvGeometry, Isa, Level, Threads};
 pub use rows::{WINOGRAD_KERNELS, WinogradKernel};
@@ -246,6 +246,10 @@ fn run_block(job: &Job, tiles: Range<usize>, panels: Range<usize>) {
             let panel = &weights.panels.bytes()[p * POSITIONS * matrix..][..POSITIONS * matrix];
             for (i, panel) in panel.chunks_exact(matrix).enumerate() {
                 for t in 0..groups {
+                    // A share of the next matrix, which follows this one.
+                    let share = matrix / groups;
+                    let next = panel.as_ptr().wrapping_add(matrix + t * share);
+                    (0..share).step_by(64).for_each(|line| fetch(next.wrapping_add(line)));
                     // Even groups: 7 rows are 4 + 3, not 6 + 1.
                     let (from, to) = (t * count / groups, (t + 1) * count / groups);
                     let mut rows = [std::ptr::null(); MAX_MR];

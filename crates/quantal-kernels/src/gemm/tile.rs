@@ -22,7 +22,8 @@ pub(crate) struct TileArgs {
     pub(crate) init: *const i32,
     pub(crate) sums: *mut i32,
     pub(crate) cols: usize,
-    /// Null, or what to fetch into L2 meanwhile: 512 bytes for each step from here on, 1024 if the address is odd.
+    /// Null, or what to fetch into L2 meanwhile: from here on a quarter as much as is read of the panel, or half where
+    /// the tile is one of AMX and the address is odd.
     pub(crate) ahead: *const u8,
     /// Whether the rows are s8; only where the kernel takes them.
     pub(crate) signed: bool,
@@ -65,6 +66,8 @@ pub(crate) unsafe fn tile<D: Dot, const MR: usize, const NV: usize>(args: &TileA
             *init = D::Lanes::load(args.init.add(lanes * v));
         }
         let mut acc = [init; MR];
+        // A quarter of what a step reads; or the panel itself again and again, which costs less than to ask each time.
+        let (mut ahead, ahead_step) = if args.ahead.is_null() { (panel, 0) } else { (args.ahead, lanes * NV) };
         for span in 0..args.spans {
             let mut at = *args.offsets.add(span);
             let end = at + 4 * args.groups;
@@ -74,6 +77,8 @@ pub(crate) unsafe fn tile<D: Dot, const MR: usize, const NV: usize>(args: &TileA
                     *b = D::Lanes::load(panel.add(4 * lanes * v).cast());
                 }
                 panel = panel.add(4 * lanes * NV);
+                fetch(ahead);
+                ahead = ahead.wrapping_add(ahead_step);
                 for r in 0..MR {
                     let a = D::Lanes::splat(rows[r].add(at).cast::<i32>().read_unaligned());
                     for v in 0..NV {
@@ -89,4 +94,16 @@ pub(crate) unsafe fn tile<D: Dot, const MR: usize, const NV: usize>(args: &TileA
             }
         }
     }
+}
+
+/// Brings a cache line into L2, if there is one at `p`.
+#[inline(always)]
+pub(crate) fn fetch(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 CPU has SSE, and a prefetch of any address is without effect on the program.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
 }
