@@ -1,0 +1,149 @@
+//! `quantal quantize` within a budget, `explain`, `sensitivity`: what they refuse, and what they print.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../quantal/assets");
+
+fn asset(name: &str) -> String {
+    format!("{ASSETS}/quickstart{name}")
+}
+
+fn data() -> String {
+    asset("-calibration-images.idx3-ubyte.gz")
+}
+
+fn labels() -> String {
+    asset("-calibration-labels.idx1-ubyte.gz")
+}
+
+fn quantal(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quantal"));
+    command.env_remove("QUANTAL_ISA").args(args).output().expect("the command starts")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("messages are text")
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", stderr(output)))
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().expect("a list")
+}
+
+/// A folder of this test's own.
+fn folder(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&path);
+    std::fs::create_dir_all(&path).expect("the folder of tests can be written");
+    path
+}
+
+/// Digits as a stack of floats without labels.
+fn unlabelled(folder: &Path) -> String {
+    let path = folder.join("digits.npy");
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (12, 1, 28, 28), }";
+    let header = format!("{header:<117}\n");
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.bytes());
+    for i in 0..12 * 784_u32 {
+        let pixel = if i % 7 < 3 { (i * 31 % 256) as f32 } else { 0.0 };
+        bytes.extend(pixel.to_le_bytes());
+    }
+    std::fs::write(&path, bytes).expect("written");
+    path.to_str().expect("a path of text").to_owned()
+}
+
+#[test]
+fn a_search_that_cannot_be_judged_or_met_writes_nothing() {
+    let folder = folder("budget");
+    let out = folder.join("out.onnx");
+    let (model, plain, out_text) = (asset(".onnx"), unlabelled(&folder), out.to_str().unwrap().to_owned());
+    let base = ["quantize", &model, "--data", &plain, "--threads", "1", "-o", &out_text];
+    let both = quantal(&[&base[..], &["--max-drop", "1", "--min-sqnr", "20"]].concat());
+    assert_eq!(both.status.code(), Some(2), "{}", stderr(&both));
+    let word = quantal(&[&base[..], &["--max-drop", "little"]].concat());
+    assert!(word.status.code() == Some(2) && stderr(&word).contains("a number"), "{}", stderr(&word));
+    let blind = quantal(&[&base[..], &["--max-drop", "1"]].concat());
+    assert_eq!(blind.status.code(), Some(1));
+    assert!(stderr(&blind).contains("no labels") && stderr(&blind).contains("--min-sqnr"), "{}", stderr(&blind));
+    let hopeless = quantal(&[&base[..], &["--min-sqnr", "500", "--json"]].concat());
+    assert_eq!(hopeless.status.code(), Some(1));
+    assert!(stderr(&hopeless).contains("hint: more data"), "{}", stderr(&hopeless));
+    let ladder = &json(&hopeless)["ladder"];
+    assert_eq!(ladder["samples"], 4, "a third is held out");
+    assert!(list(&ladder["rungs"]).len() > 3 && list(&ladder["rungs"]).iter().all(|r| r["met"] == false));
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_search_that_is_met_stops_there_and_says_what_it_took() {
+    let folder = folder("met");
+    let (out, recipe) = (folder.join("out.onnx"), folder.join("recipe.toml"));
+    let (out, recipe) = (out.to_str().unwrap(), recipe.to_str().unwrap());
+    let (model, data, labels) = (asset(".onnx"), data(), labels());
+    let made = quantal(&[
+        "quantize",
+        &model,
+        "--data",
+        &data,
+        "--labels",
+        &labels,
+        "--max-drop",
+        "5",
+        "--threads",
+        "1",
+        "-o",
+        out,
+        "--save-recipe",
+        recipe,
+        "--json",
+    ]);
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
+    let made = json(&made);
+    let rungs = list(&made["ladder"]["rungs"]);
+    assert!(rungs.len() == 1 && rungs[0]["name"] == "fast" && rungs[0]["met"] == true, "{rungs:?}");
+    assert!(rungs[0]["drop"].as_f64().unwrap() <= 5.0);
+    // A third of 250 digits is held out: calibration has to do with the rest.
+    assert_eq!((&made["ladder"]["samples"], &made["samples"]), (&Value::from(83), &Value::from(167)));
+    let kept = std::fs::read_to_string(recipe).expect("the recipe was written");
+    assert!(kept.contains("kind = \"min_max\"") && kept.contains("samples = 167"), "{kept}");
+    assert!(Path::new(out).is_file());
+}
+
+#[test]
+fn every_decision_has_one_best_row_and_the_base_is_among_its_choices() {
+    let folder = folder("explain");
+    let (model, plain) = (asset(".onnx"), unlabelled(&folder));
+    let table = json(&quantal(&["explain", &model, "--data", &plain, "--threads", "1", "--json"]));
+    let rows = list(&table["rows"]);
+    let decisions: std::collections::BTreeSet<&str> = rows.iter().map(|r| r["decision"].as_str().unwrap()).collect();
+    for decision in &decisions {
+        let of = || rows.iter().filter(|r| r["decision"] == *decision);
+        assert_eq!(of().filter(|r| r["best"] == true).count(), 1, "{decision}");
+        // There are only eight samples left to calibrate with, fewer than any number that is tried.
+        assert!(*decision == "samples" || of().filter(|r| r["is_base"] == true).count() == 1, "{decision}");
+    }
+    assert!(decisions.contains("weights") && decisions.contains("ranges by"), "{decisions:?}");
+    assert!(table["advice"].as_str().unwrap().contains("labels"), "{}", table["advice"]);
+}
+
+#[test]
+fn nodes_are_ranked_by_the_noise_that_they_make_alone() {
+    let (model, data) = (asset(".onnx"), data());
+    let found =
+        json(&quantal(&["sensitivity", &model, "--data", &data, "--samples", "20", "--threads", "1", "--json"]));
+    assert_eq!(found["samples"], 20);
+    let nodes = list(&found["nodes"]);
+    let shares: Vec<f64> = nodes.iter().map(|n| n["noise_share"].as_f64().unwrap()).collect();
+    assert!(shares.is_sorted_by(|a, b| a >= b) && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{shares:?}");
+    let db = |n: &Value, what: &str| n[what]["sqnr_db"].as_f64().unwrap();
+    assert!(db(&nodes[0], "alone") < db(&nodes[nodes.len() - 1], "alone"));
+    let macs: f64 = nodes.iter().filter_map(|n| n["mac_share"].as_f64()).sum();
+    assert!((macs - 1.0).abs() < 1e-9, "{macs}");
+}
