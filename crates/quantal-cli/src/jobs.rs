@@ -80,7 +80,7 @@ fn eval(a: &EvalArgs, as_json: bool) -> Result<String, Error> {
     let data = dataset(&a.data, &a.model, &model)?;
     let mut session = model.session(Mode::Integer, engine(&a.threads)?)?;
     let result = quantal::evaluate(&mut session, &data, &mut bar::Bar::default())?;
-    Ok(if as_json { json(&result) } else { text::evaluation(&result) })
+    Ok(if as_json { json(&text::evaluation_json(&result)) } else { text::evaluation(&result) })
 }
 
 fn inspect(a: &InspectArgs, as_json: bool) -> Result<String, Error> {

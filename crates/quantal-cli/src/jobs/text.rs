@@ -16,6 +16,13 @@ pub(super) fn evaluation(e: &Evaluation) -> String {
     )
 }
 
+/// An evaluation with the outcome of each sample, in order, for paired comparisons: `1` where it was right.
+pub(super) fn evaluation_json(e: &Evaluation) -> serde_json::Value {
+    let mut value = serde_json::to_value(e).expect("plain data with text keys");
+    value["hits"] = e.ranks.iter().map(|&rank| if rank == 0 { '1' } else { '0' }).collect::<String>().into();
+    value
+}
+
 pub(super) fn inspection(i: &Inspection, coverage: Option<&Coverage>) -> String {
     let mut t = String::new();
     let opsets: Vec<String> = i.opsets.iter().map(|(d, v)| format!("{d} {v}")).collect();
