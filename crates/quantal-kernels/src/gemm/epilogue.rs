@@ -114,6 +114,20 @@ struct RawResidual {
     hi: f32,
 }
 
+impl RawResidual {
+    /// Stands for none where none is read.
+    const NONE: Self = Self {
+        codes: std::ptr::null(),
+        signed: false,
+        ld: 0,
+        neg_zero_point: 0,
+        multiplier: 0.0,
+        sum_multiplier: 0.0,
+        lo: 0.0,
+        hi: 0.0,
+    };
+}
+
 // SAFETY: the pointers come from borrows that outlive the call which shares them; `RawEpilogue` reads through all of
 // them but `out`, and each task writes rows or columns of `out` that no other task does.
 unsafe impl Send for RawEpilogue {}
@@ -128,13 +142,17 @@ pub(crate) fn clamp_ends(zero_point: i32, qmin: i32, qmax: i32) -> Result<(f32, 
     Ok(((qmin - zero_point) as f32, (qmax - zero_point) as f32))
 }
 
-/// Whether saturating packs end codes as the arithmetic does: the range is one of u8 or of s8, and no sum of a code and
-/// a residual can be NaN, since no product of a code and its multiplier is infinite.
-fn saturating_packs(zero_point: i32, ends: (f32, f32), add: Option<&RawResidual>) -> bool {
-    const TAME: f32 = 1e30;
+/// Whether saturating packs end codes as the arithmetic does: the range is one of u8 or of s8, and every float that is
+/// rounded fits an i32. A sum is at most 2³¹ and its multiplier less than 1; a code is at most 255 from its zero point,
+/// that of a residual at most 510.
+fn saturating_packs(zero_point: i32, multiplier: &[f32], ends: (f32, f32), add: Option<&RawResidual>) -> bool {
+    const TAME: f32 = (1 << 21) as f32;
     let (lo, hi) = add.map_or(ends, |add| (add.lo, add.hi));
     let one_sign = lo as i32 + zero_point >= 0 || hi as i32 + zero_point <= 127;
-    one_sign && add.is_none_or(|add| add.multiplier.abs() < TAME && add.sum_multiplier.abs() < TAME)
+    let tame = |add: &RawResidual| {
+        add.neg_zero_point.abs() <= 255 && add.multiplier.abs() < TAME && add.sum_multiplier.abs() < TAME
+    };
+    one_sign && multiplier.iter().all(|m| m.abs() < 1.0) && add.is_none_or(tame)
 }
 
 /// Elements that `rows` rows of `n`, `ld` apart, reach over.
@@ -161,7 +179,8 @@ impl RawEpilogue {
                 check_ld(ldc)?;
                 check_length("the output", out.len(), extent(rows, n, ldc))?;
                 let (lo, hi) = clamp_ends(zero_point, qmin, qmax)?;
-                let (multiplier, multiplier_step) = check_multiplier(multiplier)?;
+                let multipliers = multiplier;
+                let (multiplier, multiplier_step) = check_multiplier(multipliers)?;
                 let (add, zero_point) = match add {
                     None => (None, zero_point),
                     Some(r) => {
@@ -181,7 +200,7 @@ impl RawEpilogue {
                     }
                 };
                 let table = table.map_or(std::ptr::null(), |t| t.as_ptr());
-                let packs = saturating_packs(zero_point, (lo, hi), add.as_ref());
+                let packs = saturating_packs(zero_point, multipliers, (lo, hi), add.as_ref());
                 let out = RawOut::Codes { zero_point, lo, hi, add, table, out: out.as_mut_ptr(), packs };
                 Ok(Self { bias: check_bias(bias)?, multiplier, multiplier_step, bias_f32: std::ptr::null(), ldc, out })
             }
@@ -349,16 +368,7 @@ unsafe fn finish_body<S: Simd>(block: &Block, epilogue: &RawEpilogue) {
 #[inline(always)]
 unsafe fn finish_codes<S: Simd, const TERMS: bool, const ADD: bool>(block: &Block, epilogue: &RawEpilogue) {
     let RawOut::Codes { zero_point, lo, hi, add, table, out, .. } = epilogue.out else { return };
-    let add = add.unwrap_or(RawResidual {
-        codes: std::ptr::null(),
-        signed: false,
-        ld: 0,
-        neg_zero_point: 0,
-        multiplier: 0.0,
-        sum_multiplier: 0.0,
-        lo: 0.0,
-        hi: 0.0,
-    });
+    let add = add.unwrap_or(RawResidual::NONE);
     let &Block { cols, first, .. } = block;
     let whole = cols - cols % S::LANES;
     for r in 0..block.rows {

@@ -306,6 +306,35 @@ fn rounding_is_half_to_even_and_clamps_before_converting() {
 }
 
 #[test]
+fn the_largest_sums_end_at_the_ends_of_the_range() {
+    // 1 − 2⁻²⁴ keeps 2³¹ within an i32 after the product, 1 does not.
+    let a = [0; 40];
+    on_every_kernel(|isa, kernel| {
+        for (multiplier, qmax) in [(1.0 - f32::EPSILON / 2.0, 255), (1.0, 255), (1.0 - f32::EPSILON / 2.0, 9)] {
+            let case = Case::new(1, 40, 40, Fill::Random);
+            let packed = case.pack(isa, kernel, &[0; 1600]);
+            let bias: Vec<i32> =
+                (0..40).map(|j| if j % 2 == 0 { i32::MAX - j / 4 } else { i32::MIN + j / 4 }).collect();
+            let mut out = vec![7; 40];
+            let epilogue = Epilogue::Codes {
+                bias: Some(&bias),
+                multiplier: &[multiplier],
+                zero_point: 5,
+                qmin: 2,
+                qmax,
+                add: None,
+                table: None,
+                out: &mut out,
+                ldc: 40,
+            };
+            gemm(case.call(&a, &packed, epilogue), &Threads::new(1)).unwrap();
+            let want = (0..40).map(|j| if j % 2 == 0 { qmax as u8 } else { 2 });
+            assert!(want.eq(out), "{} at {multiplier}", kernel.name);
+        }
+    });
+}
+
+#[test]
 fn floats_are_one_product_and_one_sum() {
     on_every_kernel(|isa, kernel| {
         let case = Case::new(5, 40, 19, Fill::Random);

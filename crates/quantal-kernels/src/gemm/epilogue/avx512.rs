@@ -2,16 +2,19 @@
 //! larger part of the work wherever K is small.
 //!
 //! What the generic end clamps in float and adds as i32, this leaves to saturating packs where the result is the same:
-//! `max(rne(min(x, hi)) + z, qmin)`, with the sum in an i16 that has room for both ends.
+//! `clamp(rne(x) + z, qmin, qmax)`, with the sum in an i16 that has room for both ends. So `x` must fit an i32, which
+//! multipliers below 1 see to.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm_loadu_si128, _mm_maskz_loadu_epi8,
-    _mm_set1_epi8, _mm_xor_si128, _mm256_mask_storeu_epi8, _mm256_storeu_si256, _mm512_add_epi32, _mm512_add_ps,
-    _mm512_adds_epi16, _mm512_castsi512_si256, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtps_epi32,
-    _mm512_extracti64x4_epi64, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_blend_epi8, _mm512_max_epi8,
-    _mm512_max_epu8, _mm512_max_ps, _mm512_min_ps, _mm512_movepi8_mask, _mm512_mul_ps, _mm512_mullo_epi32,
-    _mm512_packs_epi16, _mm512_packs_epi32, _mm512_packus_epi16, _mm512_permutex2var_epi8, _mm512_permutexvar_epi32,
-    _mm512_roundscale_ps, _mm512_set1_epi8, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32,
+    __m512, __m512i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm256_castsi256_si128, _mm256_extracti128_si256,
+    _mm256_loadu_si256, _mm256_mask_storeu_epi8, _mm256_maskz_loadu_epi8, _mm256_storeu_si256, _mm512_add_epi32,
+    _mm512_add_ps, _mm512_adds_epi16, _mm512_castsi256_si512, _mm512_castsi512_ps, _mm512_castsi512_si256,
+    _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtps_epi32, _mm512_extracti64x4_epi64,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_blend_epi8, _mm512_mask_permutexvar_epi8, _mm512_max_epi8,
+    _mm512_max_epu8, _mm512_max_ps, _mm512_min_epi8, _mm512_min_epu8, _mm512_min_ps, _mm512_movepi8_mask,
+    _mm512_mul_ps, _mm512_mullo_epi32, _mm512_packs_epi16, _mm512_packs_epi32, _mm512_packus_epi16,
+    _mm512_permutex2var_epi8, _mm512_permutexvar_epi32, _mm512_roundscale_ps, _mm512_set1_epi8, _mm512_set1_epi16,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_sub_ps,
 };
 
 use super::{Block, NO_ROW, RawEpilogue, RawOut, RawResidual};
@@ -32,18 +35,6 @@ static ALL_ROWS: [u16; MAX_ROWS + 1] = {
     rows
 };
 
-/// What a body needs of an epilogue.
-struct Ends<'a> {
-    lo: f32,
-    hi: f32,
-    zero_point: i32,
-    qmin: i32,
-    /// Only with a residual.
-    add: Option<&'a RawResidual>,
-    table: *const u8,
-    out: *mut u8,
-}
-
 /// Ends a tile, if this is the way to do it; false if the generic way is left to be gone.
 ///
 /// # Safety
@@ -54,56 +45,84 @@ pub(super) unsafe fn finish(isa: Isa, block: &Block, epilogue: &RawEpilogue) -> 
         Level::Avx512Vnni => false,
         Level::Portable | Level::Avx2 | Level::AvxVnni | Level::Neon | Level::NeonDot => return false,
     };
-    let RawOut::Codes { zero_point, lo, hi, ref add, table, out, packs } = epilogue.out else { return false };
+    let RawOut::Codes { zero_point, lo, hi, add, table, out, packs } = epilogue.out else { return false };
     if block.rows > MAX_ROWS || !packs || (!table.is_null() && !bytes_permute) {
         return false;
     }
-    let add = add.as_ref();
-    let qmin = add.map_or(lo, |add| add.lo) as i32 + zero_point;
-    let ends = Ends { lo, hi, zero_point, qmin, add, table, out };
-    let ldc = epilogue.ldc;
+    let residual = match &add {
+        None => NO_RESIDUAL,
+        Some(add) if add.signed => SIGNED,
+        Some(_) => UNSIGNED,
+    };
+    let add = add.unwrap_or(RawResidual::NONE);
+    let (least, most) = if residual == NO_RESIDUAL { (lo, hi) } else { (add.lo, add.hi) };
+    let (qmin, qmax) = (least as i32 + zero_point, most as i32 + zero_point);
+    let ends = Ends { lo, hi, zero_point, qmin, qmax, add, table, out, ldc: epilogue.ldc };
     // SAFETY: the features are those of the level; the rest is the caller's promise.
     unsafe {
-        match (add.is_some(), !block.row_terms.is_null(), !table.is_null()) {
-            (false, false, false) => plain::<false, false>(block, &ends, ldc),
-            (true, false, false) => plain::<true, false>(block, &ends, ldc),
-            (false, true, false) => plain::<false, true>(block, &ends, ldc),
-            (true, true, false) => plain::<true, true>(block, &ends, ldc),
-            (false, false, true) => tabled::<false, false>(block, &ends, ldc),
-            (true, false, true) => tabled::<true, false>(block, &ends, ldc),
-            (false, true, true) => tabled::<false, true>(block, &ends, ldc),
-            (true, true, true) => tabled::<true, true>(block, &ends, ldc),
+        match residual {
+            NO_RESIDUAL => with_residual::<NO_RESIDUAL>(bytes_permute, block, &ends),
+            UNSIGNED => with_residual::<UNSIGNED>(bytes_permute, block, &ends),
+            _ => with_residual::<SIGNED>(bytes_permute, block, &ends),
         }
     }
     true
 }
 
 /// # Safety
-/// As [`finish`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn plain<const ADD: bool, const TERMS: bool>(block: &Block, ends: &Ends, ldc: usize) {
+/// As [`finish`], on a CPU with AVX-512 VBMI if `bytes_permute`.
+unsafe fn with_residual<const RESIDUAL: u8>(bytes_permute: bool, block: &Block, ends: &Ends) {
     // SAFETY: handed on.
     unsafe {
-        if ends.qmin < 0 {
-            rows::<ADD, TERMS, false, true>(block, ends, ldc);
-        } else {
-            rows::<ADD, TERMS, false, false>(block, ends, ldc);
+        match (bytes_permute, block.row_terms.is_null(), block.summed) {
+            (false, true, true) => plain::<RESIDUAL, SUMS>(block, ends),
+            (false, true, false) => plain::<RESIDUAL, COLUMN_TERMS>(block, ends),
+            (false, false, _) => plain::<RESIDUAL, ALL_TERMS>(block, ends),
+            (true, true, true) => permuting::<RESIDUAL, SUMS>(block, ends),
+            (true, true, false) => permuting::<RESIDUAL, COLUMN_TERMS>(block, ends),
+            (true, false, _) => permuting::<RESIDUAL, ALL_TERMS>(block, ends),
         }
     }
+}
+
+/// The codes of a residual, for loops of their own: what a loop does not need must not cost it.
+const NO_RESIDUAL: u8 = 0;
+const UNSIGNED: u8 = 1;
+const SIGNED: u8 = 2;
+
+/// What is left to be added to the sums: nothing, what their columns add, or what columns and rows add.
+const SUMS: u8 = 0;
+const COLUMN_TERMS: u8 = 1;
+const ALL_TERMS: u8 = 2;
+
+/// What a body needs of an epilogue.
+struct Ends {
+    lo: f32,
+    hi: f32,
+    zero_point: i32,
+    qmin: i32,
+    qmax: i32,
+    /// Only with a residual.
+    add: RawResidual,
+    table: *const u8,
+    out: *mut u8,
+    ldc: usize,
+}
+
+/// # Safety
+/// As [`finish`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn plain<const RESIDUAL: u8, const TERMS: u8>(block: &Block, ends: &Ends) {
+    // SAFETY: handed on.
+    unsafe { rows::<RESIDUAL, TERMS, false>(block, ends) }
 }
 
 /// # Safety
 /// As [`finish`], on a CPU with AVX-512 VBMI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
-unsafe fn tabled<const ADD: bool, const TERMS: bool>(block: &Block, ends: &Ends, ldc: usize) {
+unsafe fn permuting<const RESIDUAL: u8, const TERMS: u8>(block: &Block, ends: &Ends) {
     // SAFETY: handed on.
-    unsafe {
-        if ends.qmin < 0 {
-            rows::<ADD, TERMS, true, true>(block, ends, ldc);
-        } else {
-            rows::<ADD, TERMS, true, false>(block, ends, ldc);
-        }
-    }
+    unsafe { rows::<RESIDUAL, TERMS, true>(block, ends) }
 }
 
 /// Two pieces of rows at a time, of 32 columns each.
@@ -111,11 +130,7 @@ unsafe fn tabled<const ADD: bool, const TERMS: bool>(block: &Block, ends: &Ends,
 /// # Safety
 /// As [`finish`]; inlined into code with its features.
 #[inline(always)]
-unsafe fn rows<const ADD: bool, const TERMS: bool, const TABLE: bool, const SIGNED: bool>(
-    block: &Block,
-    ends: &Ends,
-    ldc: usize,
-) {
+unsafe fn rows<const RESIDUAL: u8, const TERMS: u8, const VBMI: bool>(block: &Block, ends: &Ends) {
     // SAFETY: the caller's promise, as each step says; no more pairs are taken than were listed.
     unsafe {
         let mut complete = block.rows.is_multiple_of(2);
@@ -129,21 +144,22 @@ unsafe fn rows<const ADD: bool, const TERMS: bool, const TABLE: bool, const SIGN
             let pairs = wanted_rows(block, &mut some);
             (&some, pairs)
         };
+        let splats = Splats::new(ends, VBMI && RESIDUAL == UNSIGNED);
         for col in (0..block.cols).step_by(COLUMNS) {
             let left = block.cols - col;
             let multipliers = block.columns.multiplier.as_ptr().add(col);
             let multipliers = [_mm512_loadu_ps(multipliers), _mm512_loadu_ps(multipliers.add(16))];
-            let mut piece = Piece { block, ends, col, multipliers, mask: u32::MAX };
+            let mut piece = Piece { block, ends, splats, col, multipliers, mask: u32::MAX };
             if left >= COLUMNS {
                 for i in 0..pairs {
                     let pair = [*wanted.get_unchecked(2 * i), *wanted.get_unchecked(2 * i + 1)];
-                    piece.pair::<ADD, TERMS, TABLE, SIGNED, true>(pair, ldc);
+                    piece.pair::<RESIDUAL, TERMS, VBMI, true>(pair);
                 }
             } else {
                 piece.mask = (1_u32 << left) - 1;
                 for i in 0..pairs {
                     let pair = [*wanted.get_unchecked(2 * i), *wanted.get_unchecked(2 * i + 1)];
-                    piece.pair::<ADD, TERMS, TABLE, SIGNED, false>(pair, ldc);
+                    piece.pair::<RESIDUAL, TERMS, VBMI, false>(pair);
                 }
             }
         }
@@ -167,10 +183,51 @@ unsafe fn wanted_rows(block: &Block, rows: &mut [u16; MAX_ROWS + 1]) -> usize {
     count.div_ceil(2)
 }
 
+/// What all columns share, each in a register over the whole tile.
+#[derive(Clone, Copy)]
+struct Splats {
+    lo: __m512,
+    hi: __m512,
+    zero_point: __m512i,
+    qmin: __m512i,
+    qmax: __m512i,
+    /// Of the residual.
+    add_zero_point: __m512,
+    multiplier: __m512,
+    sum_multiplier: __m512,
+}
+
+/// 2²³ as a float: with a code for its lowest byte, that and the code.
+const MAGIC: i32 = 0x4b00_0000;
+
+impl Splats {
+    /// # Safety
+    /// As [`rows`].
+    #[inline(always)]
+    unsafe fn new(ends: &Ends, magic: bool) -> Self {
+        let add = &ends.add;
+        let zero_point = (if magic { f32::from_bits(MAGIC as u32) } else { 0.0 }) - add.neg_zero_point as f32;
+        // SAFETY: registers only.
+        unsafe {
+            Self {
+                lo: _mm512_set1_ps(ends.lo),
+                hi: _mm512_set1_ps(ends.hi),
+                zero_point: _mm512_set1_epi16(ends.zero_point as i16),
+                qmin: _mm512_set1_epi8(ends.qmin as i8),
+                qmax: _mm512_set1_epi8(ends.qmax as i8),
+                add_zero_point: _mm512_set1_ps(zero_point),
+                multiplier: _mm512_set1_ps(add.multiplier),
+                sum_multiplier: _mm512_set1_ps(add.sum_multiplier),
+            }
+        }
+    }
+}
+
 /// Up to 32 columns of a tile.
 struct Piece<'a> {
     block: &'a Block<'a>,
-    ends: &'a Ends<'a>,
+    ends: &'a Ends,
+    splats: Splats,
     col: usize,
     multipliers: [__m512; 2],
     /// Columns that there are.
@@ -181,94 +238,150 @@ impl Piece<'_> {
     /// # Safety
     /// As [`rows`]; the rows are wanted, and the columns are all there if `FULL`.
     #[inline(always)]
-    unsafe fn pair<const ADD: bool, const TERMS: bool, const TABLE: bool, const SIGNED: bool, const FULL: bool>(
-        &self,
-        rows: [u16; 2],
-        ldc: usize,
-    ) {
+    unsafe fn pair<const RESIDUAL: u8, const TERMS: u8, const VBMI: bool, const FULL: bool>(&self, rows: [u16; 2]) {
         // SAFETY: rows and columns lie inside those that the epilogue was checked for, and columns past the last are
         // neither loaded from a residual nor stored.
         unsafe {
             let (r, s) = (usize::from(rows[0]), usize::from(rows[1]));
             let (at, bt) = (*self.block.pixels.add(r), *self.block.pixels.add(s));
-            let (a, b) = (self.half::<ADD, TERMS, FULL>(r, at, 0), self.half::<ADD, TERMS, FULL>(r, at, 1));
-            let (c, d) = (self.half::<ADD, TERMS, FULL>(s, bt, 0), self.half::<ADD, TERMS, FULL>(s, bt, 1));
-            let zero_point = _mm512_set1_epi16(self.ends.zero_point as i16);
+            let [a, b, c, d] = self.codes::<RESIDUAL, TERMS, VBMI, FULL>([r, s], [at, bt]);
+            let Splats { zero_point, qmin, qmax, .. } = self.splats;
             let ab = _mm512_adds_epi16(_mm512_packs_epi32(a, b), zero_point);
             let cd = _mm512_adds_epi16(_mm512_packs_epi32(c, d), zero_point);
             // Packs work within 128 bits: each has four codes of a, of b, of c and of d.
             let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-            let qmin = _mm512_set1_epi8(self.ends.qmin as i8);
-            let codes = if SIGNED {
-                _mm512_max_epi8(_mm512_packs_epi16(ab, cd), qmin)
+            let codes = if self.ends.qmin < 0 {
+                _mm512_min_epi8(_mm512_max_epi8(_mm512_packs_epi16(ab, cd), qmin), qmax)
             } else {
-                _mm512_max_epu8(_mm512_packus_epi16(ab, cd), qmin)
+                _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(ab, cd), qmin), qmax)
             };
             let mut codes = _mm512_permutexvar_epi32(order, codes);
-            if TABLE {
+            if VBMI && !self.ends.table.is_null() {
                 codes = look_up(self.ends.table, codes);
             }
             let (low, high) = (_mm512_castsi512_si256(codes), _mm512_extracti64x4_epi64::<1>(codes));
             let out = self.ends.out.add(self.block.first + self.col);
+            let (to_a, to_b) = (out.add(at * self.ends.ldc), out.add(bt * self.ends.ldc));
             if FULL {
-                _mm256_storeu_si256(out.add(at * ldc).cast(), low);
-                _mm256_storeu_si256(out.add(bt * ldc).cast(), high);
+                _mm256_storeu_si256(to_a.cast(), low);
+                _mm256_storeu_si256(to_b.cast(), high);
             } else {
-                _mm256_mask_storeu_epi8(out.add(at * ldc).cast(), self.mask, low);
-                _mm256_mask_storeu_epi8(out.add(bt * ldc).cast(), self.mask, high);
+                _mm256_mask_storeu_epi8(to_a.cast(), self.mask, low);
+                _mm256_mask_storeu_epi8(to_b.cast(), self.mask, high);
             }
         }
     }
 
-    /// The centred codes of 16 columns of a row, not yet clamped from below.
+    /// The centred codes of 32 columns of two rows, not yet clamped. Each step is taken for all four registers before the
+    /// next one: a scheduler that sees chains one after the other waits for their latencies.
     ///
     /// # Safety
     /// As [`Piece::pair`].
     #[inline(always)]
-    unsafe fn half<const ADD: bool, const TERMS: bool, const FULL: bool>(
+    unsafe fn codes<const RESIDUAL: u8, const TERMS: u8, const VBMI: bool, const FULL: bool>(
         &self,
-        r: usize,
-        pixel: usize,
-        half: usize,
-    ) -> __m512i {
+        [r, s]: [usize; 2],
+        [at, bt]: [usize; 2],
+    ) -> [__m512i; 4] {
         const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-        let (block, ends, col) = (self.block, self.ends, self.col + 16 * half);
-        // SAFETY: whole registers may be read of the tile and its columns, where there is a column of theirs; of a
-        // residual only what there is.
+        let Splats { lo, hi, multiplier, sum_multiplier, .. } = self.splats;
+        // SAFETY: handed on.
+        unsafe {
+            let mut x = [
+                self.scaled::<TERMS, FULL>(r, 0),
+                self.scaled::<TERMS, FULL>(r, 1),
+                self.scaled::<TERMS, FULL>(s, 0),
+                self.scaled::<TERMS, FULL>(s, 1),
+            ];
+            if RESIDUAL != NO_RESIDUAL {
+                let [a, b] = self.others::<RESIDUAL, VBMI, FULL>(at);
+                let [c, d] = self.others::<RESIDUAL, VBMI, FULL>(bt);
+                for x in &mut x {
+                    *x = _mm512_max_ps(*x, lo);
+                }
+                for x in &mut x {
+                    *x = _mm512_min_ps(*x, hi);
+                }
+                for x in &mut x {
+                    *x = _mm512_roundscale_ps::<NEAREST>(*x);
+                }
+                for x in &mut x {
+                    *x = _mm512_mul_ps(*x, sum_multiplier);
+                }
+                let mut others = [a, b, c, d];
+                for other in &mut others {
+                    *other = _mm512_mul_ps(*other, multiplier);
+                }
+                for (x, other) in x.iter_mut().zip(others) {
+                    *x = _mm512_add_ps(*x, other);
+                }
+            }
+            let mut codes = [_mm512_set1_epi32(0); 4];
+            for (code, x) in codes.iter_mut().zip(x) {
+                *code = _mm512_cvtps_epi32(x);
+            }
+            codes
+        }
+    }
+
+    /// The sums of 16 columns of a row times their multipliers.
+    ///
+    /// # Safety
+    /// As [`Piece::pair`].
+    #[inline(always)]
+    unsafe fn scaled<const TERMS: u8, const FULL: bool>(&self, r: usize, half: usize) -> __m512 {
+        let (block, col) = (self.block, self.col + 16 * half);
+        // SAFETY: whole registers may be read of the tile and its columns, where there is a column of theirs.
         unsafe {
             if !FULL && self.mask >> (16 * half) == 0 {
-                return _mm512_set1_epi32(0);
+                return _mm512_set1_ps(0.0);
             }
             let mut sum = _mm512_loadu_si512(block.sums.add(r * block.ld + col).cast());
-            if !block.summed {
+            if TERMS == COLUMN_TERMS || (TERMS == ALL_TERMS && !block.summed) {
                 sum = _mm512_add_epi32(sum, _mm512_loadu_si512(block.columns.add.as_ptr().add(col).cast()));
             }
-            if TERMS {
+            if TERMS == ALL_TERMS {
                 let factors = _mm512_loadu_si512(block.columns.neg_zero_point.as_ptr().add(col).cast());
                 let term = _mm512_set1_epi32(*block.row_terms.add(r));
                 sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(term, factors));
             }
-            let x = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), self.multipliers[half]);
-            let Some(add) = ends.add.filter(|_| ADD) else {
-                return _mm512_cvtps_epi32(_mm512_min_ps(x, _mm512_set1_ps(ends.hi)));
-            };
-            let x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(ends.lo)), _mm512_set1_ps(ends.hi));
-            let code = _mm512_roundscale_ps::<NEAREST>(x);
-            let from = add.codes.add(pixel * add.ld + block.first + col);
-            let bytes = if FULL {
-                _mm_loadu_si128(from.cast())
+            _mm512_mul_ps(_mm512_cvtepi32_ps(sum), self.multipliers[half])
+        }
+    }
+
+    /// The centred codes of 32 columns of the residual.
+    ///
+    /// # Safety
+    /// As [`Piece::pair`]; there is a residual, of the signedness that `RESIDUAL` says.
+    #[inline(always)]
+    unsafe fn others<const RESIDUAL: u8, const VBMI: bool, const FULL: bool>(&self, pixel: usize) -> [__m512; 2] {
+        let add = &self.ends.add;
+        // SAFETY: only those columns are loaded that there are.
+        unsafe {
+            let from = add.codes.add(pixel * add.ld + self.block.first + self.col);
+            let bytes =
+                if FULL { _mm256_loadu_si256(from.cast()) } else { _mm256_maskz_loadu_epi8(self.mask, from.cast()) };
+            let floats = if VBMI && RESIDUAL == UNSIGNED {
+                // A byte for the lowest of each 2²³.
+                let bytes = _mm512_castsi256_si512(bytes);
+                let spread = |first: i32| {
+                    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                    let index = _mm512_add_epi32(lanes, _mm512_set1_epi32(first));
+                    let magic = _mm512_set1_epi32(MAGIC);
+                    _mm512_castsi512_ps(_mm512_mask_permutexvar_epi8(magic, 0x1111_1111_1111_1111, index, bytes))
+                };
+                [spread(0), spread(16)]
             } else {
-                _mm_maskz_loadu_epi8((self.mask >> (16 * half)) as u16, from.cast())
+                let (low, high) = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
+                let wide = if RESIDUAL == SIGNED {
+                    [_mm512_cvtepi8_epi32(low), _mm512_cvtepi8_epi32(high)]
+                } else {
+                    [_mm512_cvtepu8_epi32(low), _mm512_cvtepu8_epi32(high)]
+                };
+                [_mm512_cvtepi32_ps(wide[0]), _mm512_cvtepi32_ps(wide[1])]
             };
-            // s8 as u8 that is 128 larger.
-            let (flip, shift) = if add.signed { (-128, -128) } else { (0, 0) };
-            let other = _mm512_cvtepu8_epi32(_mm_xor_si128(bytes, _mm_set1_epi8(flip)));
-            let other = _mm512_add_epi32(other, _mm512_set1_epi32(add.neg_zero_point + shift));
-            let sum = _mm512_add_ps(
-                _mm512_mul_ps(code, _mm512_set1_ps(add.sum_multiplier)),
-                _mm512_mul_ps(_mm512_cvtepi32_ps(other), _mm512_set1_ps(add.multiplier)),
-            );
-            _mm512_cvtps_epi32(_mm512_min_ps(sum, _mm512_set1_ps(add.hi)))
+            let zero_point = self.splats.add_zero_point;
+            [_mm512_sub_ps(floats[0], zero_point), _mm512_sub_ps(floats[1], zero_point)]
         }
     }
 }
