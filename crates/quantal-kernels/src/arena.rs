@@ -1,5 +1,6 @@
 //! Scratch memory: aligned to a cache line, owned by a thread, kept between calls.
 
+use quantal_tensor::slab::Piece;
 use std::cell::RefCell;
 
 /// One cache line, which is also the widest register.
@@ -9,34 +10,61 @@ pub(crate) struct Line([u8; 64]);
 
 const ZERO: Line = Line([0; 64]);
 
-/// A growing buffer of whole cache lines.
-#[derive(Default)]
-pub(crate) struct Lines(Vec<Line>);
+/// A buffer of whole cache lines.
+pub(crate) enum Lines {
+    /// Grows: for scratch, and for what is packed anew in each run.
+    Growing(Vec<Line>),
+    /// For what is packed once and read in every run: part of a slab, taken when room is first asked for.
+    Lasting(Option<Piece>),
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self::Growing(Vec::new())
+    }
+}
 
 impl Lines {
     /// The buffer with room for at least `bytes`, zeroed where it is new. `None` if memory ran out.
     pub(crate) fn reserve(&mut self, bytes: usize) -> Option<&mut [u8]> {
-        let lines = bytes.div_ceil(64);
-        if let Some(more) = lines.checked_sub(self.0.len()) {
-            self.0.try_reserve_exact(more).ok()?;
-            self.0.resize(lines, ZERO);
+        match self {
+            Self::Growing(lines) => {
+                let wanted = bytes.div_ceil(64);
+                if let Some(more) = wanted.checked_sub(lines.len()) {
+                    lines.try_reserve_exact(more).ok()?;
+                    lines.resize(wanted, ZERO);
+                }
+            }
+            Self::Lasting(piece) => {
+                if piece.as_ref().is_none_or(|piece| piece.len() < bytes) {
+                    *piece = Some(Piece::zeroed(bytes.checked_next_multiple_of(64)?)?);
+                }
+            }
         }
         Some(self.bytes_mut())
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: a `Line` is 64 plain bytes without padding.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * 64) }
+        match self {
+            // SAFETY: a `Line` is 64 plain bytes without padding.
+            Self::Growing(lines) => unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 64) },
+            Self::Lasting(piece) => piece.as_deref().unwrap_or_default(),
+        }
     }
 
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: a `Line` is 64 plain bytes without padding.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * 64) }
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Growing(lines) => {
+                // SAFETY: a `Line` is 64 plain bytes without padding.
+                unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 64) }
+            }
+            Self::Lasting(piece) => piece.as_deref_mut().unwrap_or_default(),
+        }
     }
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Lines> = const { RefCell::new(Lines(Vec::new())) };
+    static SCRATCH: RefCell<Lines> = const { RefCell::new(Lines::Growing(Vec::new())) };
 }
 
 /// Runs `work` on `bytes` bytes of this thread's scratch, aligned to 64, holding whatever the last user left. A nested

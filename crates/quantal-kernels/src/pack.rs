@@ -103,7 +103,7 @@ impl PackedB {
         span: usize,
     ) -> Result<Self, KernelError> {
         b.check()?;
-        let mut packed = Self::empty(isa);
+        let mut packed = Self { panels: Lines::Lasting(None), ..Self::empty(isa) };
         let kernel = match kernel {
             None => packed.choose(b),
             Some(kernel) => {

@@ -1,6 +1,7 @@
-//! Bytes behind a tensor: owned and aligned, or a window of a memory-mapped file. The one file outside the kernels
-//! that holds `unsafe`: creating a map.
+//! Bytes behind a tensor: owned and aligned, or a window of a memory-mapped file. Outside the kernels, this file and
+//! [`crate::slab`] alone hold `unsafe`: what maps need.
 
+use crate::slab::Piece;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
@@ -39,24 +40,47 @@ fn mebi(bytes: usize) -> usize {
     bytes.div_ceil(1 << 20)
 }
 
+/// Buffers of so many bytes come from slabs.
+const LARGE_BYTES: usize = 16 << 10;
+
 enum Storage {
-    Owned(Vec<Block>),
+    Small(Vec<Block>),
+    Large(Piece),
     Mapped(memmap2::Mmap),
 }
 
 impl Storage {
+    /// `len` zero bytes, a number of whole blocks.
+    fn zeroed(len: usize) -> Option<Self> {
+        if len < LARGE_BYTES {
+            bytemuck::allocation::try_zeroed_vec(len / BLOCK).map(Self::Small).ok()
+        } else {
+            Piece::zeroed(len).map(Self::Large)
+        }
+    }
+
     fn as_slice(&self) -> &[u8] {
         match self {
-            Self::Owned(blocks) => bytemuck::cast_slice(blocks),
+            Self::Small(blocks) => bytemuck::cast_slice(blocks),
+            Self::Large(piece) => piece,
             Self::Mapped(map) => map,
+        }
+    }
+
+    /// The bytes, writable, if they are owned.
+    fn owned_mut(&mut self) -> Option<&mut [u8]> {
+        match self {
+            Self::Small(blocks) => Some(bytemuck::cast_slice_mut(blocks)),
+            Self::Large(piece) => Some(piece),
+            Self::Mapped(_) => None,
         }
     }
 }
 
 impl Drop for Storage {
     fn drop(&mut self) {
-        if let Self::Owned(blocks) = self {
-            LIVE_BYTES.fetch_sub(blocks.len() * BLOCK, Ordering::Relaxed);
+        if let Some(owned) = self.owned_mut() {
+            LIVE_BYTES.fetch_sub(owned.len(), Ordering::Relaxed);
         }
     }
 }
@@ -71,8 +95,7 @@ pub struct Bytes {
 impl Bytes {
     /// `len` zero bytes, aligned to 64.
     pub fn zeroed(len: usize) -> Result<Self, OutOfMemory> {
-        let count = len.div_ceil(BLOCK);
-        let needed = count.saturating_mul(BLOCK);
+        let needed = len.div_ceil(BLOCK).saturating_mul(BLOCK);
         let limit = LIMIT_BYTES.load(Ordering::Relaxed);
         let live = LIVE_BYTES.fetch_add(needed, Ordering::Relaxed);
         let refused = OutOfMemory { needed, live, limit };
@@ -80,12 +103,10 @@ impl Bytes {
             LIVE_BYTES.fetch_sub(needed, Ordering::Relaxed);
             return Err(refused);
         }
-        bytemuck::allocation::try_zeroed_vec(count)
-            .map(|blocks| Self { storage: Arc::new(Storage::Owned(blocks)), range: 0..len })
-            .map_err(|()| {
-                LIVE_BYTES.fetch_sub(needed, Ordering::Relaxed);
-                refused
-            })
+        Storage::zeroed(needed).map(|storage| Self { storage: Arc::new(storage), range: 0..len }).ok_or_else(|| {
+            LIVE_BYTES.fetch_sub(needed, Ordering::Relaxed);
+            refused
+        })
     }
 
     /// A copy of `bytes`, aligned to 64.
@@ -116,19 +137,16 @@ impl Bytes {
 
     /// The bytes, writable: in place if owned and not shared, else in a fresh copy.
     pub fn make_mut(&mut self) -> Result<&mut [u8], OutOfMemory> {
-        let owned_alone = Arc::get_mut(&mut self.storage).is_some_and(|s| matches!(s, Storage::Owned(_)));
-        if !owned_alone {
+        if !self.is_unique() {
             *self = Self::copy_from(self)?;
         }
-        match Arc::get_mut(&mut self.storage) {
-            Some(Storage::Owned(blocks)) => Ok(&mut bytemuck::cast_slice_mut(blocks)[self.range.clone()]),
-            _ => unreachable!("just made owned and unique"),
-        }
+        let owned = Arc::get_mut(&mut self.storage).and_then(Storage::owned_mut);
+        Ok(&mut owned.expect("just made owned and unique")[self.range.clone()])
     }
 
     /// Whether this handle alone holds an owned buffer, so that [`Bytes::make_mut`] will not copy.
     pub fn is_unique(&mut self) -> bool {
-        Arc::get_mut(&mut self.storage).is_some_and(|s| matches!(s, Storage::Owned(_)))
+        Arc::get_mut(&mut self.storage).is_some_and(|s| s.owned_mut().is_some())
     }
 
     /// The bytes of the whole buffer behind this handle: what it costs to keep, and the most that it could hold.

@@ -8,6 +8,7 @@ pub mod arith;
 pub mod bytes;
 pub mod dtype;
 pub mod scheme;
+pub mod slab;
 pub mod stats;
 pub mod tensor;
 

@@ -99,7 +99,7 @@ impl PackedWinograd {
         let (nr, steps) = (kernel.product.nr, g.c_in.div_ceil(2));
         let matrix = 4 * nr * steps;
         let bytes = g.c_out.div_ceil(nr) * POSITIONS * matrix;
-        let mut panels = Lines::default();
+        let mut panels = Lines::Lasting(None);
         let room = panels.reserve(bytes).ok_or(KernelError::OutOfMemory { bytes })?;
         for (o, column) in weights.chunks_exact(g.c_in * 9).take(g.c_out).enumerate() {
             let panel = &mut room[o / nr * POSITIONS * matrix..];

@@ -94,7 +94,7 @@ impl Strips {
         let dots = (taps + outputs - 1).div_ceil(kr);
         let chunk_bytes = lines * dots * outputs * VECTORS * size;
         let chunks = if pixels == 1 { c.div_ceil(size) } else { 1 };
-        let mut weights = Lines::default();
+        let mut weights = Lines::Lasting(None);
         let room = weights.reserve(chunks * chunk_bytes)?;
         for (at, lane) in room[..chunks * chunk_bytes].chunks_exact_mut(4).enumerate() {
             let (i, v) = (at % (size / 4), at / (size / 4) % VECTORS);

@@ -148,7 +148,13 @@ pub(crate) fn run(job: &Job, threads: &Threads) {
         let task = |i: usize| {
             let (b, split) = (i % blocks, i / blocks);
             let units = b * block..units.min((b + 1) * block);
-            run_block(job, columns, units, split * panels / column_splits..(split + 1) * panels / column_splits);
+            run_block(
+                job,
+                columns,
+                b == 0,
+                units,
+                split * panels / column_splits..(split + 1) * panels / column_splits,
+            );
         };
         let tasks = blocks * column_splits;
         if wanted == 1 {
@@ -175,20 +181,20 @@ fn with_columns<R>(work: impl FnOnce(&mut Vec<Columns>) -> R) -> R {
 }
 
 /// Computes `units` × `panels` of the output.
-fn run_block(job: &Job, columns: &[Columns], units: Range<usize>, panels: Range<usize>) {
+fn run_block(job: &Job, columns: &[Columns], cold: bool, units: Range<usize>, panels: Range<usize>) {
     with_scratch(job.source.scratch_bytes(&units, &job.wanted), |scratch| {
         with_laid(|laid| {
             job.source.lay(units, &job.wanted, scratch, laid);
             if job.row_terms {
                 job.terms(laid);
             }
-            sweep(job, columns, laid, panels);
+            sweep(job, columns, cold, laid, panels);
         });
     });
 }
 
 /// Computes the rows of `laid` × `panels`.
-fn sweep(job: &Job, all_columns: &[Columns], laid: &Laid, panels: Range<usize>) {
+fn sweep(job: &Job, all_columns: &[Columns], cold: bool, laid: &Laid, panels: Range<usize>) {
     let kernel = job.b.kernel();
     #[cfg(target_arch = "x86_64")]
     let _configured = Configured::new(kernel);
@@ -202,7 +208,7 @@ fn sweep(job: &Job, all_columns: &[Columns], laid: &Laid, panels: Range<usize>) 
         let first = p * kernel.nr;
         let cols = kernel.nr.min(job.b.n() - first);
         let columns = &all_columns[p];
-        let next = if p + 1 < panels.end { Some(job.b.panel(p + 1)) } else { None };
+        let next = if cold && p + 1 < panels.end { Some(job.b.panel(p + 1)) } else { None };
         let mut args = TileArgs {
             starts: std::ptr::null(),
             stride: laid.stride,
