@@ -77,6 +77,9 @@ unsafe fn windows<I: FloatIsa>(isa: I, x: &[f32], g: &ConvGeometry, group: usize
     if part.k == 0 {
         return;
     }
+    // From the first tap of a window to the end of its last one, for windows that lie in the image.
+    let extent = [0, 1].map(|i| ((g.kernel[i] - 1) * g.dilation[i] + 1).cast_signed());
+    let (line, height) = (g.w * g.c_in, g.dilation[0] * g.w * g.c_in);
     // Where the columns begin: a run, an offset in it, and what is left of it.
     let (first_run, skip) = (part.k0 / run, part.k0 % run);
     let (first_ky, first_kx) = (first_run / across, first_run % across);
@@ -88,6 +91,20 @@ unsafe fn windows<I: FloatIsa>(isa: I, x: &[f32], g: &ConvGeometry, group: usize
         let x0 = (ox * g.stride[1]).cast_signed() - g.pads[1].cast_signed();
         let mut to = part.to.wrapping_add(r * A_STRIDE);
         let (mut ky, mut kx, mut skip, mut left) = (first_ky, first_kx, skip, part.k);
+        let inside = y0 >= 0 && x0 >= 0 && y0 + extent[0] <= g.h.cast_signed() && x0 + extent[1] <= g.w.cast_signed();
+        if joined && inside {
+            let first = (image * g.h + y0.cast_unsigned()) * line + x0.cast_unsigned() * g.c_in;
+            if first + (g.kernel[0] - 1) * height + run + LANES <= x.len() {
+                while left > 0 {
+                    let len = (run - skip).min(left);
+                    // SAFETY: the run lies in the image, and 16 values after its end in `x`; a row of `to` has room for
+                    // k ≤ K_BLOCK values and 16 more.
+                    unsafe { copy_whole(isa, x.as_ptr().add(first + ky * height + skip), to, len) };
+                    to = to.wrapping_add(len);
+                    (left, skip, ky) = (left - len, 0, ky + 1);
+                }
+            }
+        }
         while left > 0 {
             let len = (run - skip).min(left);
             let iy = y0 + (ky * g.dilation[0]).cast_signed();
