@@ -105,6 +105,8 @@ pub(super) struct Part<'a> {
 /// Rows of A that a task gathers at once, at most: 179 KiB, for the level-2 cache.
 const M_BLOCK: usize = 168;
 
+const LINE_BYTES: usize = size_of::<[f32; LANES]>();
+
 /// Multiplications worth a task of their own: some microseconds.
 const TASK_WORK: usize = 1 << 17;
 
@@ -153,8 +155,10 @@ pub(super) unsafe fn products(
             rows: (r0, m.min(r0 + rows)),
             columns: (c0.min(part.b.n()), part.b.n().min(c0 + columns)),
         };
-        // SAFETY: rows and columns lie within m and n; blocks are disjoint; the rest is this function's contract.
-        unsafe { block.run() };
+        with_scratch((block.rows.1 - block.rows.0) * A_STRIDE, |a| {
+            // SAFETY: rows and columns lie within m and n; blocks are disjoint; the rest is this function's contract.
+            unsafe { block.run(a) };
+        });
     });
 }
 
@@ -172,26 +176,25 @@ struct Block<'a> {
 impl Block<'_> {
     /// # Safety
     /// As for `products`, for this block.
-    unsafe fn run(&self) {
+    unsafe fn run(&self, a: &mut [f32]) {
         let count = self.rows.1 - self.rows.0;
         if self.columns.0 >= self.columns.1 {
             return;
         }
-        with_scratch(count * A_STRIDE, |a| {
-            let k = self.part.b.k();
-            // An empty block where K = 0 still writes the epilogue of 0.
-            for block in self.part.b.blocks() {
-                let to = a.as_mut_ptr();
-                let (first, k0, depth) = (self.rows.0, block.0, block.1 - block.0);
-                let gather = Gather { source: self.part.source, first, count, k0, k: depth, to };
-                // SAFETY: the rows lie within the source by the contract, the block within k; `a` has count·A_STRIDE
-                // values.
-                unsafe {
-                    (self.row.gather)(&gather);
-                    self.sweep(a, block, block.0 == 0, block.1 == k);
-                }
+        assert!(a.len() >= count * A_STRIDE, "room for the rows");
+        let k = self.part.b.k();
+        // An empty block where K = 0 still writes the epilogue of 0.
+        for block in self.part.b.blocks() {
+            let to = a.as_mut_ptr();
+            let (first, k0, depth) = (self.rows.0, block.0, block.1 - block.0);
+            let gather = Gather { source: self.part.source, first, count, k0, k: depth, to };
+            // SAFETY: the rows lie within the source by the contract, the block within k; `a` has count·A_STRIDE values,
+            // asserted above.
+            unsafe {
+                (self.row.gather)(&gather);
+                self.sweep(a, block, block.0 == 0, block.1 == k);
             }
-        });
+        }
         if let Some(activation) = self.epilogue.activation {
             let width = self.columns.1 - self.columns.0;
             for r in self.rows.0..self.rows.1 {
@@ -213,96 +216,49 @@ impl Block<'_> {
         let count = self.rows.1 - self.rows.0;
         // Tiles of nearly equal height: a low last tile would waste the registers.
         let tiles = count.div_ceil(self.row.tile_rows);
-        let mut column = self.columns.0;
-        while column < self.columns.1 {
-            let panels = (self.columns.1 - column).div_ceil(LANES);
-            let vectors = panels.min(self.row.tile_vectors);
-            let width = (self.columns.1 - column).min(vectors * LANES);
+        let tile_width = self.row.tile_vectors * LANES;
+        let widths = (self.columns.1 - self.columns.0).div_ceil(tile_width);
+        for (w, t) in (0..widths).flat_map(|w| (0..tiles).map(move |t| (w, t))) {
+            let column = self.columns.0 + w * tile_width;
+            let width = (self.columns.1 - column).min(tile_width);
             let b = self.part.b.panels(block, column / LANES);
-            // While these tiles compute, the next panels come nearer: a share with each tile, some bytes with each step.
-            let ahead_step = if tiles > 1 { size_of::<[f32; LANES]>() * vectors / tiles } else { 0 };
-            for t in 0..tiles {
-                let (r0, r1) = (t * count / tiles, (t + 1) * count / tiles);
-                let (global, out_column) = (self.rows.0 + r0, self.part.column + column);
-                let bias = self.epilogue.bias.map_or(std::ptr::null(), |bias| bias[out_column..].as_ptr());
-                let residual = self.epilogue.residual.map_or((std::ptr::null(), 0), |r| {
-                    (r.data[global * r.row_stride + out_column..].as_ptr(), r.row_stride)
-                });
-                let plain = self.epilogue.activation.is_none();
-                let tile = Tile {
-                    a: a[r0 * A_STRIDE..].as_ptr(),
-                    b: b.as_ptr(),
-                    panel_stride,
-                    ahead: b.as_ptr().wrapping_add(panel_stride * vectors).wrapping_byte_add(t * k * ahead_step),
-                    ahead_step,
-                    k,
-                    rows: r1 - r0,
-                    vectors,
-                    c: self.out.at(global * self.ldc + out_column),
-                    c_stride: self.ldc,
-                    accumulate: !first,
-                    last,
-                    bias,
-                    residual: residual.0,
-                    residual_stride: residual.1,
-                    clamp: if plain { self.epilogue.clamp } else { NO_CLAMP },
-                };
-                for r in 0..if first { tile.rows } else { 0 } {
-                    for v in 0..vectors {
-                        prefetch(tile.c.wrapping_add(r * self.ldc + v * LANES));
-                    }
-                }
-                // SAFETY: `a` has the rows, `b` the panels (column is a multiple of 16, vectors do not pass the last
-                // panel); C, bias and residual cover `width` columns, which `edge` respects.
-                unsafe {
-                    if width == vectors * LANES {
-                        (self.row.tile)(&tile);
-                    } else {
-                        edge(self.row, &tile, width);
-                    }
+            let (r0, r1) = (t * count / tiles, (t + 1) * count / tiles);
+            let (global, out_column) = (self.rows.0 + r0, self.part.column + column);
+            let bias = self.epilogue.bias.map_or(std::ptr::null(), |bias| bias[out_column..].as_ptr());
+            let residual = self.epilogue.residual.map_or((std::ptr::null(), 0), |r| {
+                (r.data[global * r.row_stride + out_column..].as_ptr(), r.row_stride)
+            });
+            let plain = self.epilogue.activation.is_none();
+            // While the tiles of a panel compute, the next panels come nearer: a share with each tile, some bytes with
+            // each step.
+            let ahead_step = if tiles == 1 { 0 } else { width.div_ceil(LANES) * LINE_BYTES / tiles };
+            let next = b.as_ptr().wrapping_add(panel_stride * width.div_ceil(LANES));
+            let tile = Tile {
+                a: a[r0 * A_STRIDE..].as_ptr(),
+                b: b.as_ptr(),
+                panel_stride,
+                ahead: next.wrapping_byte_add(t * k * ahead_step),
+                ahead_step,
+                k,
+                rows: r1 - r0,
+                width,
+                c: self.out.at(global * self.ldc + out_column),
+                c_stride: self.ldc,
+                accumulate: !first,
+                last,
+                bias,
+                residual: residual.0,
+                residual_stride: residual.1,
+                clamp: if plain { self.epilogue.clamp } else { NO_CLAMP },
+            };
+            for r in 0..if first { tile.rows } else { 0 } {
+                for v in (0..width).step_by(LANES) {
+                    prefetch(tile.c.wrapping_add(r * self.ldc + v));
                 }
             }
-            column += vectors * LANES;
-        }
-    }
-}
-
-/// The tallest and widest tile of any row, in values.
-const EDGE: usize = 14 * 2 * LANES;
-
-/// Computes a tile of which only the first `width` columns exist, by way of buffers of full width.
-///
-/// # Safety
-/// As for the tile, with `width` columns in `c`, `bias` and `residual`.
-unsafe fn edge(row: &Row, tile: &Tile, width: usize) {
-    let full = tile.vectors * LANES;
-    assert!(tile.rows * full <= EDGE, "the buffers hold the largest tile");
-    let (mut c, mut residual, mut bias) = ([0.0f32; EDGE], [0.0f32; EDGE], [0.0f32; 2 * LANES]);
-    let rows = tile.rows;
-    // SAFETY: `width ≤ full` values per row, readable by the contract; buffers asserted above.
-    let copy_in = |from: *const f32, stride: usize, to: &mut [f32], rows: usize| unsafe {
-        for r in 0..rows {
-            std::ptr::copy_nonoverlapping(from.add(r * stride), to[r * full..][..width].as_mut_ptr(), width);
-        }
-    };
-    if tile.accumulate {
-        copy_in(tile.c, tile.c_stride, &mut c, rows);
-    }
-    let mut whole = Tile { c: c.as_mut_ptr(), c_stride: full, ..*tile };
-    if !tile.residual.is_null() {
-        copy_in(tile.residual, tile.residual_stride, &mut residual, rows);
-        (whole.residual, whole.residual_stride) = (residual.as_ptr(), full);
-    }
-    if !tile.bias.is_null() {
-        copy_in(tile.bias, 0, &mut bias, 1);
-        whole.bias = bias.as_ptr();
-    }
-    // SAFETY: the buffers are full tiles; A and B are the caller's.
-    unsafe { (row.tile)(&whole) };
-    for r in 0..rows {
-        // SAFETY: `width` values per row of C, writable by the contract.
-        unsafe {
-            std::ptr::copy_nonoverlapping(c[r * full..][..width].as_ptr(), tile.c.add(r * tile.c_stride), width);
+            // SAFETY: `a` has the rows, `b` the panels (column is a multiple of 16, the width does not pass the last
+            // panel); C, bias and residual cover `width` columns.
+            unsafe { (self.row.tile)(&tile) };
         }
     }
 }

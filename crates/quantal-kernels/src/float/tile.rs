@@ -14,7 +14,7 @@ pub(super) const A_STRIDE: usize = K_BLOCK + LANES;
 pub(super) struct Tile {
     /// `rows` rows of `k` values, `A_STRIDE` apart.
     pub(super) a: *const f32,
-    /// `vectors` panels of `k` lines of 16, `panel_stride` apart.
+    /// A panel of `k` lines of 16 for each 16 values of `width`, `panel_stride` apart.
     pub(super) b: *const f32,
     pub(super) panel_stride: usize,
     /// Any address, brought nearer while the tile computes, and how many bytes further with each step.
@@ -23,16 +23,16 @@ pub(super) struct Tile {
     pub(super) k: usize,
     /// 1 to `ROWS` of the instruction set.
     pub(super) rows: usize,
-    /// 1 to `VECTORS` of the instruction set.
-    pub(super) vectors: usize,
-    /// `rows` rows of `16·vectors` values, `c_stride` apart.
+    /// 1 to `16·VECTORS` of the instruction set.
+    pub(super) width: usize,
+    /// `rows` rows of `width` values, `c_stride` apart.
     pub(super) c: *mut f32,
     pub(super) c_stride: usize,
     /// Whether the chain goes on from what `c` holds, or begins at 0.
     pub(super) accumulate: bool,
     /// Whether the chain ends here, so that the epilogue follows.
     pub(super) last: bool,
-    /// `16·vectors` values added to each row, or null.
+    /// `width` values added to each row, or null.
     pub(super) bias: *const f32,
     /// As `c`, `residual_stride` apart, or null.
     pub(super) residual: *const f32,
@@ -49,14 +49,14 @@ pub(super) struct Tile {
 pub(super) unsafe fn tile<I: FloatIsa>(isa: I, t: &Tile) {
     macro_rules! sizes {
         ($($rows:literal)*) => {
-            match (t.rows, t.vectors) {
+            match (t.rows, t.width.div_ceil(LANES)) {
                 $(
                     // SAFETY: the contract of this function, the sizes being the fields'.
                     ($rows, 1) if $rows <= I::ROWS => unsafe { sized::<I, $rows, 1>(isa, t) },
                     // SAFETY: as above.
                     ($rows, 2) if $rows <= I::ROWS && I::VECTORS > 1 => unsafe { sized::<I, $rows, 2>(isa, t) },
                 )*
-                _ => unreachable!("a tile of {}x{}", t.rows, t.vectors),
+                _ => unreachable!("a tile of {}x{}", t.rows, t.width),
             }
         };
     }
@@ -66,13 +66,15 @@ pub(super) unsafe fn tile<I: FloatIsa>(isa: I, t: &Tile) {
 #[inline(always)]
 unsafe fn sized<I: FloatIsa, const ROWS: usize, const VECTORS: usize>(isa: I, t: &Tile) {
     let mut acc = [[isa.splat(0.0); VECTORS]; ROWS];
+    // The last vector of a row may be a part.
+    let count = |v| if v + 1 < VECTORS { LANES } else { t.width - v * LANES };
     // SAFETY: all offsets below are within what the fields of `Tile` promise: row r < ROWS = t.rows, lanes of vector
-    // v < VECTORS = t.vectors, step k < t.k.
+    // v < VECTORS up to t.width, step k < t.k.
     unsafe {
         if t.accumulate {
             for r in 0..ROWS {
                 for v in 0..VECTORS {
-                    acc[r][v] = isa.load(t.c.add(r * t.c_stride + v * LANES));
+                    acc[r][v] = load(isa, t.c.add(r * t.c_stride + v * LANES), count(v));
                 }
             }
         }
@@ -96,7 +98,7 @@ unsafe fn sized<I: FloatIsa, const ROWS: usize, const VECTORS: usize>(isa: I, t:
         if t.last {
             if !t.bias.is_null() {
                 for v in 0..VECTORS {
-                    let bias = isa.load(t.bias.add(v * LANES));
+                    let bias = load(isa, t.bias.add(v * LANES), count(v));
                     for r in 0..ROWS {
                         acc[r][v] = isa.add(acc[r][v], bias);
                     }
@@ -105,7 +107,7 @@ unsafe fn sized<I: FloatIsa, const ROWS: usize, const VECTORS: usize>(isa: I, t:
             if !t.residual.is_null() {
                 for r in 0..ROWS {
                     for v in 0..VECTORS {
-                        let x = isa.load(t.residual.add(r * t.residual_stride + v * LANES));
+                        let x = load(isa, t.residual.add(r * t.residual_stride + v * LANES), count(v));
                         acc[r][v] = isa.add(acc[r][v], x);
                     }
                 }
@@ -122,8 +124,23 @@ unsafe fn sized<I: FloatIsa, const ROWS: usize, const VECTORS: usize>(isa: I, t:
         }
         for r in 0..ROWS {
             for v in 0..VECTORS {
-                isa.store(t.c.add(r * t.c_stride + v * LANES), acc[r][v]);
+                let to = t.c.add(r * t.c_stride + v * LANES);
+                if count(v) == LANES {
+                    isa.store(to, acc[r][v]);
+                } else {
+                    isa.store_part(to, acc[r][v], count(v));
+                }
             }
         }
     }
+}
+
+/// The first `n` ≤ 16 values from memory.
+///
+/// # Safety
+/// `p` is good for reading `n` values.
+#[inline(always)]
+unsafe fn load<I: FloatIsa>(isa: I, p: *const f32, n: usize) -> I::V {
+    // SAFETY: the contract of this function.
+    unsafe { if n == LANES { isa.load(p) } else { isa.load_part(p, n) } }
 }
