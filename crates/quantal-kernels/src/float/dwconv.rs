@@ -2,7 +2,7 @@
 
 use super::gemm::{Epilogue, NO_CLAMP};
 use super::lanes::{FloatIsa, LANES};
-use super::rows::row;
+use super::rows::{Row, row};
 use super::scratch::{Line, Shared};
 use super::unary;
 use crate::{ConvGeometry, Isa, Threads};
@@ -32,6 +32,15 @@ impl PackedDw {
         }
         Self { lines, taps, channels: g.c_out }
     }
+
+    /// Asserts that it is packed for this geometry.
+    pub(super) fn assert_fits(&self, g: &ConvGeometry) {
+        assert!(g.valid() && g.groups == g.c_in, "a valid depthwise geometry");
+        assert!(
+            self.channels == g.c_out && self.taps == g.kernel[0] * g.kernel[1],
+            "a weight packed for another geometry"
+        );
+    }
 }
 
 /// Convolves each channel of `x` `[batch, h, w, c_in]` by itself into `out` `[batch, h_out, w_out, c_out]`, with
@@ -49,13 +58,9 @@ pub fn dwconv(
     out: &mut [f32],
     threads: &Threads,
 ) {
-    assert!(g.valid() && g.groups == g.c_in, "a valid depthwise geometry");
+    weight.assert_fits(g);
     assert!(Some(x.len()) >= g.checked_input_len(), "an input of {} values", x.len());
     assert!(Some(out.len()) >= g.checked_output_len(), "an output of {} values", out.len());
-    assert!(
-        weight.channels == g.c_out && weight.taps == g.kernel[0] * g.kernel[1],
-        "a weight packed for another geometry"
-    );
     epilogue.assert_covers(g.pixels_out(), g.c_out);
     if g.checked_output_len() == Some(0) {
         return;
@@ -71,29 +76,42 @@ pub fn dwconv(
             let call = DwRow { g, x, weight, epilogue, row: r, out: out.at(r * width) };
             // SAFETY: the input, the weight, the epilogue's slices and the output cover the geometry, asserted above;
             // row r of the output is this task's own.
-            unsafe { (row.dw_row)(&call) };
-            if let Some(activation) = epilogue.activation {
-                // SAFETY: as above.
-                let y = unsafe { std::slice::from_raw_parts_mut(out.at(r * width), width) };
-                unary::apply(row, activation, epilogue.clamp, y);
-            }
+            unsafe { finished_row(row, &call) };
         }
     });
 }
 
 /// One row of output pixels.
 pub(super) struct DwRow<'a> {
-    g: &'a ConvGeometry,
-    x: &'a [f32],
-    weight: &'a PackedDw,
-    epilogue: &'a Epilogue<'a>,
+    pub(super) g: &'a ConvGeometry,
+    pub(super) x: &'a [f32],
+    pub(super) weight: &'a PackedDw,
+    pub(super) epilogue: &'a Epilogue<'a>,
     /// Counted over all images.
-    row: usize,
-    out: *mut f32,
+    pub(super) row: usize,
+    pub(super) out: *mut f32,
+}
+
+/// Computes a row and what follows its sums.
+///
+/// # Safety
+/// The slices cover the geometry, and `out` is good for writing `w_out·c_out` values.
+pub(super) unsafe fn finished_row(row: &Row, d: &DwRow<'_>) {
+    // SAFETY: the contract of this function.
+    unsafe { (row.dw_row)(d) };
+    if let Some(activation) = d.epilogue.activation {
+        // SAFETY: as above; the values have just been written.
+        let y = unsafe { std::slice::from_raw_parts_mut(d.out, d.g.w_out * d.g.c_out) };
+        unary::apply(row, activation, d.epilogue.clamp, y);
+    }
 }
 
 /// Output pixels that a pass computes together.
 const PIXELS: usize = 4;
+
+/// Blocks of 16 channels that a pass along the row takes, at most: their weights stay in the level-1 cache, and the
+/// channels of a pixel are read from beginning to end, as prefetchers like it.
+const BLOCKS: usize = 12;
 
 /// Sixteen channels of a row.
 struct Channels<'a> {
@@ -117,37 +135,41 @@ pub(super) unsafe fn dw_row<I: FloatIsa>(isa: I, d: &DwRow<'_>) {
     let (oy, image) = (d.row % g.h_out, d.row / g.h_out);
     let y0 = (oy * g.stride[0]).cast_signed() - g.pads[0].cast_signed();
     let ky = inside(y0, g.kernel[0], g.dilation[0], g.h);
+    let image = d.x[image * g.h * g.w * g.c_in..].as_ptr();
+    let lines = super::scratch::values(&d.weight.lines);
     // Output columns whose whole window lies in the image: from the first tap at or after 0 to the last one within.
     let begin = g.pads[1].div_ceil(g.stride[1]).min(g.w_out);
     let reach = (g.kernel[1] - 1) * g.dilation[1];
     let end = (g.w + g.pads[1]).checked_sub(reach + 1).map_or(0, |last| last / g.stride[1] + 1).clamp(begin, g.w_out);
-    for first in (0..g.c_out).step_by(LANES) {
-        let c = Channels {
-            d,
-            y0,
-            ky,
-            first,
-            count: (g.c_out - first).min(LANES),
-            image: d.x[image * g.h * g.w * g.c_in..].as_ptr(),
-            lines: super::scratch::values(&d.weight.lines)[first * d.weight.taps..].as_ptr(),
-        };
-        // SAFETY: the contract of this function; columns below w_out; begin … end are those with whole windows.
-        unsafe {
-            for ox in (0..begin).chain(end..g.w_out) {
-                edge(isa, &c, ox);
-            }
-            let whole = g.c_out == g.c_in && c.count == LANES && g.dilation[1] == 1;
-            match (g.kernel[1], g.stride[1]) {
-                (3, 1) if whole => middle::<I, 3, 1>(isa, &c, begin, end),
-                (3, 2) if whole => middle::<I, 3, 2>(isa, &c, begin, end),
-                (5, 1) if whole => middle::<I, 5, 1>(isa, &c, begin, end),
-                (5, 2) if whole => middle::<I, 5, 2>(isa, &c, begin, end),
-                _ => {
-                    for ox in begin..end {
-                        edge(isa, &c, ox);
+    let side_by_side = g.c_out == g.c_in && g.dilation[1] == 1 && end - begin >= PIXELS;
+    let kernel = (g.kernel[1], g.stride[1]);
+    let blocks = g.c_out.div_ceil(LANES);
+    let passes = blocks.div_ceil(BLOCKS);
+    for pass in 0..passes {
+        let mut ox = 0;
+        while ox < g.w_out {
+            let several = side_by_side && (begin..end).contains(&ox);
+            // The last pixels of the middle are computed together too: with some that were done before.
+            let at = if several { ox.min(end - PIXELS) } else { ox };
+            let x0 = (at * g.stride[1]).cast_signed() - g.pads[1].cast_signed();
+            let kx = inside(x0, g.kernel[1], g.dilation[1], g.w);
+            for block in pass * blocks / passes..(pass + 1) * blocks / passes {
+                let first = block * LANES;
+                let lines = lines[first * d.weight.taps..].as_ptr();
+                let c = Channels { d, y0, ky, first, count: (g.c_out - first).min(LANES), image, lines };
+                // SAFETY: the contract of this function; columns below w_out; those of `middle` have whole windows.
+                unsafe {
+                    match kernel {
+                        (3, 1) if several && c.count == LANES => middle::<I, 3, 1>(isa, &c, at),
+                        (3, 2) if several && c.count == LANES => middle::<I, 3, 2>(isa, &c, at),
+                        (5, 1) if several && c.count == LANES => middle::<I, 5, 1>(isa, &c, at),
+                        (5, 2) if several && c.count == LANES => middle::<I, 5, 2>(isa, &c, at),
+                        _ if several => (at..at + PIXELS).for_each(|ox| edge(isa, &c, ox, (0, g.kernel[1]))),
+                        _ => edge(isa, &c, at, kx),
                     }
                 }
             }
+            ox = if several { at + PIXELS } else { ox + 1 };
         }
     }
 }
@@ -160,28 +182,27 @@ pub(super) fn inside(at: isize, taps: usize, dilation: usize, size: usize) -> (u
     (before, room.div_ceil(dilation).clamp(before, taps))
 }
 
-/// Any output pixel, one tap after the other.
+/// Any output pixel, one tap after the other, of those from `kx.0` to `kx.1`.
 ///
 /// # Safety
-/// As for `dw_row`; `ox < w_out`.
+/// As for `dw_row`; `ox < w_out`, and these taps lie in the image.
 #[inline(always)]
-unsafe fn edge<I: FloatIsa>(isa: I, c: &Channels<'_>, ox: usize) {
+unsafe fn edge<I: FloatIsa>(isa: I, c: &Channels<'_>, ox: usize, kx: (usize, usize)) {
     let g = c.d.g;
     let x0 = (ox * g.stride[1]).cast_signed() - g.pads[1].cast_signed();
-    let kx = inside(x0, g.kernel[1], g.dilation[1], g.w);
-    let multiplier = g.c_out / g.c_in;
     let mut acc = isa.splat(0.0);
     for ky in c.ky.0..c.ky.1 {
         let iy = (c.y0 + (ky * g.dilation[0]).cast_signed()).cast_unsigned();
         for kx in kx.0..kx.1 {
             let ix = (x0 + (kx * g.dilation[1]).cast_signed()).cast_unsigned();
-            // SAFETY: the tap lies in the image, by `inside`; channels first … first + count are below c_out, so those
+            // SAFETY: the tap lies in the image, by the contract; channels first … first + count are below c_out, so those
             // of the input are below c_in; a line for each tap.
             unsafe {
                 let pixel = c.image.add((iy * g.w + ix) * g.c_in);
-                let x = if multiplier == 1 {
+                let x = if g.c_out == g.c_in {
                     isa.load_part(pixel.add(c.first), c.count)
                 } else {
+                    let multiplier = g.c_out / g.c_in;
                     let mut lanes = [0.0; LANES];
                     for l in 0..c.count {
                         lanes[l] = *pixel.add((c.first + l) / multiplier);
@@ -225,46 +246,39 @@ unsafe fn finish<I: FloatIsa>(isa: I, c: &Channels<'_>, ox: usize, acc: I::V) {
     }
 }
 
-/// Output pixels `begin … end`, each with its whole window in the image, for 16 channels: several at a time, so that
-/// each input pixel is loaded once for all the windows of a pass that it lies in.
+/// Output pixels from `ox`, each with its whole window in the image, for 16 channels: several at a time, so that each
+/// input pixel is loaded once for all the windows that it lies in.
 ///
 /// # Safety
-/// As for `dw_row`; the kernel is `KW` wide, the stride `S`, the dilation 1, and all 16 channels exist.
+/// As for `dw_row`; the kernel is `KW` wide, the stride `S`, the dilation 1, all 16 channels exist, and so do `PIXELS`
+/// such pixels.
 #[inline(always)]
-unsafe fn middle<I: FloatIsa, const KW: usize, const S: usize>(isa: I, c: &Channels<'_>, begin: usize, end: usize) {
+unsafe fn middle<I: FloatIsa, const KW: usize, const S: usize>(isa: I, c: &Channels<'_>, ox: usize) {
     let g = c.d.g;
-    let mut ox = begin;
-    while ox + PIXELS <= end {
-        let mut acc = [isa.splat(0.0); PIXELS];
-        for ky in c.ky.0..c.ky.1 {
-            let iy = (c.y0 + (ky * g.dilation[0]).cast_signed()).cast_unsigned();
-            // SAFETY: columns ox·S − pad … + (PIXELS − 1)·S + KW lie in the image, by the contract, and rows by `ky`;
-            // a line for each tap.
-            unsafe {
-                let x = c.image.add((iy * g.w + ox * S - g.pads[1]) * g.c_in + c.first);
-                let mut w = [isa.splat(0.0); KW];
-                for kx in 0..KW {
-                    w[kx] = isa.load(c.lines.add((ky * KW + kx) * LANES));
-                }
-                for i in 0..(PIXELS - 1) * S + KW {
-                    let x = isa.load(x.add(i * g.c_in));
-                    for p in 0..PIXELS {
-                        if i >= p * S && i - p * S < KW {
-                            acc[p] = isa.fma(x, w[i - p * S], acc[p]);
-                        }
+    let mut acc = [isa.splat(0.0); PIXELS];
+    for ky in c.ky.0..c.ky.1 {
+        let iy = (c.y0 + (ky * g.dilation[0]).cast_signed()).cast_unsigned();
+        // SAFETY: columns ox·S − pad … + (PIXELS − 1)·S + KW lie in the image, by the contract, and rows by `ky`; a
+        // line for each tap.
+        unsafe {
+            let x = c.image.add((iy * g.w + ox * S - g.pads[1]) * g.c_in + c.first);
+            let mut w = [isa.splat(0.0); KW];
+            for kx in 0..KW {
+                w[kx] = isa.load(c.lines.add((ky * KW + kx) * LANES));
+            }
+            for i in 0..(PIXELS - 1) * S + KW {
+                let x = isa.load(x.add(i * g.c_in));
+                for p in 0..PIXELS {
+                    if i >= p * S && i - p * S < KW {
+                        acc[p] = isa.fma(x, w[i - p * S], acc[p]);
                     }
                 }
             }
         }
-        for p in 0..PIXELS {
-            // SAFETY: ox + p < end ≤ w_out.
-            unsafe { finish(isa, c, ox + p, acc[p]) };
-        }
-        ox += PIXELS;
     }
-    for ox in ox..end {
-        // SAFETY: as above.
-        unsafe { edge(isa, c, ox) };
+    for p in 0..PIXELS {
+        // SAFETY: ox + p < w_out, by the contract.
+        unsafe { finish(isa, c, ox + p, acc[p]) };
     }
 }
 
