@@ -25,12 +25,22 @@ impl PackedConv {
         let (channels, n) = (g.c_in / g.groups, g.c_out / g.groups);
         let taps = g.kernel[0] * g.kernel[1];
         let pack = |group: usize| {
-            PackedB::from_fn(g.k(), n, |k, j| {
-                let (tap, channel) = (k / channels, k % channels);
-                weight[((group * n + j) * channels + channel) * taps + tap]
-            })
+            let own = &weight[group * n * g.k()..][..n * g.k()];
+            PackedB::pack_rows(own, (g.k(), n, g.k()), |k| k % channels * taps + k / channels)
         };
         Self { groups: (0..g.groups).map(pack).collect() }
+    }
+
+    /// The groups, asserted to be packed for this geometry, of which `x` covers the input.
+    pub(super) fn groups_for(&self, g: &ConvGeometry, x: &[f32]) -> &[PackedB] {
+        assert!(g.valid(), "a valid geometry");
+        assert!(Some(x.len()) >= g.checked_input_len(), "an input of {} values", x.len());
+        let (k, n) = (g.k(), g.c_out / g.groups);
+        assert!(
+            self.groups.len() == g.groups && self.groups.iter().all(|b| b.k() == k && b.n() == n),
+            "a weight packed for another geometry"
+        );
+        &self.groups
     }
 }
 
@@ -48,27 +58,24 @@ pub fn conv(
     out: &mut [f32],
     threads: &Threads,
 ) {
-    assert!(g.valid(), "a valid geometry");
-    assert!(Some(x.len()) >= g.checked_input_len(), "an input of {} values", x.len());
+    let groups = weight.groups_for(g, x);
     assert!(Some(out.len()) >= g.checked_output_len(), "an output of {} values", out.len());
-    let (k, n, m) = (g.k(), g.c_out / g.groups, g.pixels_out());
-    assert!(
-        weight.groups.len() == g.groups && weight.groups.iter().all(|b| b.k() == k && b.n() == n),
-        "a weight packed for another geometry"
-    );
+    let (n, m) = (g.c_out / g.groups, g.pixels_out());
     epilogue.assert_covers(m, g.c_out);
-    let source = |group| {
-        if g.is_pointwise() {
-            Source::Matrix(AView { data: x, m, row_stride: g.c_in, col_stride: 1 })
-        } else {
-            Source::Windows { x, geometry: g, group }
-        }
-    };
-    let part = |(group, b)| Part { source: source(group), b, column: group * n };
-    let parts: Vec<_> = weight.groups.iter().enumerate().map(part).collect();
+    let part = |(group, b)| Part { source: source(g, x, group), b, column: group * n };
+    let parts: Vec<_> = groups.iter().enumerate().map(part).collect();
     // SAFETY: the input and the output have the geometry's lengths, each group its own n columns of c_out, the
     // epilogue's slices cover the output: asserted above.
     unsafe { products(row(isa), m, &parts, epilogue, Shared::new(out), g.c_out, threads) };
+}
+
+/// The windows of a group: the left side of the product that a convolution is.
+pub(super) fn source<'a>(g: &'a ConvGeometry, x: &'a [f32], group: usize) -> Source<'a> {
+    if g.is_pointwise() {
+        Source::Matrix(AView { data: x, m: g.pixels_out(), row_stride: g.c_in, col_stride: 1 })
+    } else {
+        Source::Windows { x, geometry: g, group }
+    }
 }
 
 #[cfg(test)]

@@ -58,9 +58,8 @@ impl PackedB {
             });
         } else {
             self.fill(|i, j, line| {
-                for (l, x) in line.iter_mut().enumerate().take(b.n - j) {
-                    *x = b.data[i * b.stride_k + (j + l) * b.stride_n];
-                }
+                let from = b.data[i * b.stride_k + j * b.stride_n..].iter().step_by(b.stride_n);
+                line.iter_mut().zip(from).take(b.n - j).for_each(|(to, x)| *to = *x);
             });
         }
     }
@@ -70,6 +69,21 @@ impl PackedB {
         let mut packed = Self::default();
         packed.resize(k, n, balanced(k));
         packed.fill(|i, j, line| line.iter_mut().enumerate().take(n - j).for_each(|(l, x)| *x = value(i, j + l)));
+        packed
+    }
+
+    /// Packs the matrix whose column j has row i at `data[j·stride_n + row(i)]`.
+    pub(super) fn pack_rows(
+        data: &[f32],
+        (k, n, stride_n): (usize, usize, usize),
+        row: impl Fn(usize) -> usize,
+    ) -> Self {
+        let mut packed = Self::default();
+        packed.resize(k, n, balanced(k));
+        packed.fill(|i, j, line| {
+            let from = &data[j * stride_n + row(i)..];
+            line.iter_mut().zip(from.iter().step_by(stride_n)).take(n - j).for_each(|(to, x)| *to = *x);
+        });
         packed
     }
 
