@@ -15,6 +15,7 @@
 mod binary;
 mod calibrate;
 mod conv;
+mod conv_dw;
 mod conv_transpose;
 mod dwconv;
 mod gather;
@@ -40,6 +41,7 @@ mod x86;
 pub use binary::{Binary, Operand, binary, binary_in_place};
 pub use calibrate::{Survey, bin, survey};
 pub use conv::{PackedConv, conv};
+pub use conv_dw::{Stage, conv_dw};
 pub use conv_transpose::{PackedConvTranspose, conv_transpose, valid_transposed};
 pub use dwconv::{PackedDw, dwconv};
 pub use gemm::{AView, Epilogue, Residual, gemm};

@@ -3,6 +3,7 @@
 use crate::layout::Layout;
 use crate::program::{Program, StepRow};
 use crate::steps::Step;
+use crate::steps::conv::Conv;
 use crate::steps::qconv::Packed;
 use quantal_ir::NodeId;
 use quantal_ir::op::conv::ConvAttrs;
@@ -102,17 +103,14 @@ fn of_step(step: &Step, isa: Isa, x: &[usize], y: &[usize], plain: impl Fn() -> 
                 bytes: weights as u64,
             }
         }
-        Step::Conv(conv) => {
-            let weights = weight_count(&conv.attrs, conv.c_in, conv.channels_out());
-            let depthwise = conv.attrs.group > 1 && conv.attrs.group == conv.c_in;
-            Work {
-                kernel,
-                unit: Some(Unit::F32),
-                shape: conv_shape(if depthwise { "dw" } else { "conv" }, &conv.attrs, x, conv.channels_out()),
-                macs: (count(y) * weights.checked_div(conv.channels_out()).unwrap_or(0)) as u64,
-                bytes: 4 * weights as u64,
+        Step::Conv(conv) => match conv.before.as_deref().and_then(|b| Some((b, b.shape_out(x)?))) {
+            None => conv_work(kernel, conv, x, y),
+            Some((before, between)) => {
+                let (a, b) = (conv_work(kernel, before, x, &between), conv_work(kernel, conv, &between, y));
+                let shape = format!("{}+{}", a.shape, b.shape);
+                Work { shape, macs: a.macs + b.macs, bytes: a.bytes + b.bytes, ..a }
             }
-        }
+        },
         Step::QProduct(product) => {
             let unit = Some(Unit::Codes(product.b.kernel()));
             let (n, k) = (product.b.n(), product.b.k());
@@ -155,6 +153,19 @@ fn of_step(step: &Step, isa: Isa, x: &[usize], y: &[usize], plain: impl Fn() -> 
         | Step::QuantizeRows
         | Step::If(_)
         | Step::Loop(_) => Work { kernel, unit: None, shape: plain(), macs: 0, bytes: 0 },
+    }
+}
+
+fn conv_work(kernel: &'static str, conv: &Conv, x: &[usize], y: &[usize]) -> Work {
+    let weights = weight_count(&conv.attrs, conv.c_in, conv.channels_out());
+    let depthwise = conv.attrs.group > 1 && conv.attrs.group == conv.c_in;
+    let per_result = weights.checked_div(conv.channels_out()).unwrap_or(0);
+    Work {
+        kernel,
+        unit: Some(Unit::F32),
+        shape: conv_shape(if depthwise { "dw" } else { "conv" }, &conv.attrs, x, conv.channels_out()),
+        macs: (y.iter().product::<usize>() * per_result) as u64,
+        bytes: 4 * weights as u64,
     }
 }
 

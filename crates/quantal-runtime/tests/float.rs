@@ -110,6 +110,20 @@ fn conv_add_relu_becomes_one_step_and_the_shortcut_another() {
 }
 
 #[test]
+fn a_large_value_before_a_depthwise_convolution_is_not_made_whole() {
+    let mut g = GraphBuilder::new(17);
+    let x = g.input("x", DType::F32, &[2, 3, 96, 70]);
+    let shape = [2, 48, 96, 70];
+    let a = conv(&mut g, x, &[48, 3, 1, 1], 0, 1, &shape);
+    let a = g.node(Op::Relu, &[a], Attrs::new());
+    let a = shaped(&mut g, a, &shape);
+    let b = conv(&mut g, a, &[48, 1, 3, 3], 1, 48, &shape);
+    let y = g.node(Op::Sigmoid, &[b], Attrs::new());
+    g.output(y);
+    assert_eq!(check(&g), ["to_channels_last", "conv_f32", "to_standard"]);
+}
+
+#[test]
 fn what_is_read_twice_or_handed_out_is_not_fused_away() {
     let mut g = GraphBuilder::new(17);
     let x = g.input("x", DType::F32, &[1, 4, 5, 5]);

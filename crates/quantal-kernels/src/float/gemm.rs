@@ -162,6 +162,34 @@ pub(super) unsafe fn products(
     });
 }
 
+/// Values that [`rows`] works on.
+pub(super) const SCRATCH: usize = (M_BLOCK + TALLEST) * A_STRIDE;
+/// The tallest tile of any instruction set.
+const TALLEST: usize = 14;
+
+/// Computes rows `begin … end` of one product on this thread, the first of them at the beginning of `out`.
+///
+/// # Safety
+/// The source has these rows of `b.k()`; `out` is good for writing as many of `ldc`; the epilogue's slices cover them.
+pub(super) unsafe fn rows(
+    row: &Row,
+    part: &Part<'_>,
+    epilogue: &Epilogue<'_>,
+    (begin, end): (usize, usize),
+    out: Shared,
+    ldc: usize,
+    a: &mut [f32],
+) {
+    let blocks = (end - begin).div_ceil(M_BLOCK).max(1);
+    let height = (end - begin).div_ceil(blocks).next_multiple_of(row.tile_rows);
+    for first in (begin..end).step_by(height) {
+        let rows = (first, end.min(first + height));
+        let block = Block { row, part, epilogue, out: out.back(begin * ldc), ldc, rows, columns: (0, part.b.n()) };
+        // SAFETY: the contract of this function; `out` begins with row `begin`.
+        unsafe { block.run(a) };
+    }
+}
+
 /// A block of the output: rows and columns as (begin, end).
 struct Block<'a> {
     row: &'a Row,

@@ -63,6 +63,11 @@ impl Shared {
     pub(super) fn at(self, offset: usize) -> *mut f32 {
         self.0.wrapping_add(offset)
     }
+
+    /// The same memory, its first element counted as element `offset`.
+    pub(super) fn back(self, offset: usize) -> Self {
+        Self(self.0.wrapping_sub(offset))
+    }
 }
 
 /// Asks for the cache line of an address, which may be any.

@@ -5,7 +5,7 @@ use super::tail::Tail;
 use crate::ops::{Inputs, OpError, optional, required};
 use quantal_ir::op::conv::{ConvAttrs, Window};
 use quantal_kernels::ConvGeometry;
-use quantal_kernels::float::{PackedConv, PackedDw, conv, dwconv};
+use quantal_kernels::float::{PackedConv, PackedDw, Stage, conv, conv_dw, dwconv};
 use quantal_tensor::{DType, Tensor};
 use std::fmt;
 
@@ -15,6 +15,8 @@ pub struct Conv {
     pub(crate) c_in: usize,
     c_out: usize,
     weight: Packed,
+    /// A dense convolution of one group, before this depthwise one: the value between them is not made whole.
+    pub(crate) before: Option<Box<Conv>>,
     /// What follows the sum. The step reads x and, if the tail says so, a residual, both channels-last.
     pub tail: Tail,
 }
@@ -56,7 +58,7 @@ impl Conv {
         } else {
             Packed::Dense(PackedConv::pack(&geometry, values))
         };
-        Ok(Self { weight, attrs, c_in, c_out, tail: Tail { bias, ..Tail::default() } })
+        Ok(Self { weight, attrs, c_in, c_out, before: None, tail: Tail { bias, ..Tail::default() } })
     }
 
     /// Output channels.
@@ -64,33 +66,67 @@ impl Conv {
         self.c_out
     }
 
+    /// Whether this one, with no other before it, may run together with `before`, whose result it alone reads.
+    pub(crate) fn may_follow(&self, before: &Self) -> bool {
+        let images = self.attrs.window.kernel.len() == 2 && before.attrs.window.kernel.len() == 2;
+        let kinds = (&before.weight, &self.weight);
+        images
+            && before.attrs.group == 1
+            && !before.tail.residual
+            && matches!(kinds, (Packed::Dense(_), Packed::Depthwise(_)))
+    }
+
     /// Convolves `[N, H, W, C]` or `[N, W, C]`.
     pub(crate) fn run(&self, inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, OpError> {
         let x = required(inputs, 0)?;
+        let values = x.get::<f32>().ok_or_else(|| OpError::dtype(quantal_ir::Op::Conv, x.dtype()))?;
+        let first = match self.before.as_deref() {
+            Some(before) => Some((before, before.geometry(x.shape())?)),
+            None => None,
+        };
+        let g = match &first {
+            Some((_, f)) => self.geometry(&[f.batch, f.h_out, f.w_out, f.c_out])?,
+            None => self.geometry(x.shape())?,
+        };
+        let shape = self.shape(&g);
+        let mut y = env.pool.tensor(DType::F32, &shape)?;
+        let epilogue = self.tail.epilogue(optional(inputs, 1), &shape, g.c_out)?;
+        let out = y.as_mut_slice()?;
+        match (&self.weight, &first) {
+            (Packed::Depthwise(weight), Some((Self { weight: Packed::Dense(w), tail, .. }, f))) => {
+                let before = Stage { geometry: f, weight: w, epilogue: tail.epilogue(None, &[], f.c_out)? };
+                let own = Stage { geometry: &g, weight, epilogue };
+                conv_dw(env.isa, values, &before, &own, out, env.threads);
+            }
+            (Packed::Dense(weight), _) => conv(env.isa, &g, values, weight, &epilogue, out, env.threads),
+            (Packed::Depthwise(weight), _) => dwconv(env.isa, &g, values, weight, &epilogue, out, env.threads),
+        }
+        Ok(y)
+    }
+
+    /// The geometry on an input of shape `[N, H, W, C]` or `[N, W, C]`.
+    fn geometry(&self, s: &[usize]) -> Result<ConvGeometry, OpError> {
         let spatial = self.attrs.window.kernel.len();
-        let s = x.shape();
-        if x.rank() != spatial + 2 || s[spatial + 1] != self.c_in {
+        if s.len() != spatial + 2 || s[spatial + 1] != self.c_in {
             let text =
                 format!("expects {spatial} spatial axes and {} channels, found {s:?} (channels last)", self.c_in);
             return Err(OpError::Invalid(text));
         }
-        let values = x.get::<f32>().ok_or_else(|| OpError::dtype(quantal_ir::Op::Conv, x.dtype()))?;
         let image = if spatial == 1 { [s[0], 1, s[1], s[2]] } else { [s[0], s[1], s[2], s[3]] };
-        let g = geometry(&self.attrs.window, image, self.c_out, self.attrs.group).ok_or_else(|| {
-            OpError::invalid(format!("the window does not fit an input of shape {s:?} (channels last)"))
-        })?;
-        let shape = match spatial {
+        geometry(&self.attrs.window, image, self.c_out, self.attrs.group)
+            .ok_or_else(|| OpError::invalid(format!("the window does not fit an input of shape {s:?} (channels last)")))
+    }
+
+    fn shape(&self, g: &ConvGeometry) -> Vec<usize> {
+        match self.attrs.window.kernel.len() {
             1 => vec![g.batch, g.w_out, g.c_out],
             _ => vec![g.batch, g.h_out, g.w_out, g.c_out],
-        };
-        let mut y = env.pool.tensor(DType::F32, &shape)?;
-        let epilogue = self.tail.epilogue(optional(inputs, 1), &shape, g.c_out)?;
-        let out = y.as_mut_slice()?;
-        match &self.weight {
-            Packed::Dense(weight) => conv(env.isa, &g, values, weight, &epilogue, out, env.threads),
-            Packed::Depthwise(weight) => dwconv(env.isa, &g, values, weight, &epilogue, out, env.threads),
         }
-        Ok(y)
+    }
+
+    /// The shape of the result on an input of shape `x`, if it fits.
+    pub(crate) fn shape_out(&self, x: &[usize]) -> Option<Vec<usize>> {
+        self.geometry(x).ok().map(|g| self.shape(&g))
     }
 }
 
