@@ -3,7 +3,8 @@
 //! One scale must serve all channels. Where a few reach far (a swish with a long tail, boxes beside scores in one
 //! Concat), the step is theirs, and it drowns the others although the tensor as a whole looks well. So each channel is
 //! asked by itself: the part of its variance that rounding would make, `min(1, s² / 12 / var_c)`, is averaged over the
-//! channels that are alive.
+//! channels that are alive. Where a channel is one number (what squeeze-excite gates are made of) it counts with its
+//! mean: it scales other values, and need not vary to be right.
 
 use quantal_ir::graph::Uses;
 use quantal_ir::{Graph, Op, ValueId};
@@ -19,6 +20,8 @@ pub struct Balance {
     sums: Vec<f64>,
     squares: Vec<f64>,
     count: u64,
+    /// Whether some sample had more than one position.
+    extended: bool,
 }
 
 impl Balance {
@@ -34,7 +37,7 @@ impl Balance {
             }
             _ => Some(1).filter(|_| rank >= 3 && near_conv())?,
         };
-        Some(Self { axis, sums: Vec::new(), squares: Vec::new(), count: 0 })
+        Some(Self { axis, sums: Vec::new(), squares: Vec::new(), count: 0, extended: false })
     }
 
     /// Takes in one sample, as it lies. Channels of another number than those before are left out.
@@ -51,6 +54,7 @@ impl Balance {
             return;
         }
         let positions = values.len() / channels;
+        self.extended |= positions > shape[0];
         let step = positions.div_ceil(POSITIONS);
         for p in (0..positions).step_by(step) {
             let start = p / inner * inner * channels + p % inner;
@@ -68,7 +72,8 @@ impl Balance {
     pub fn sqnr_db(&self, step: f64) -> f64 {
         let n = self.count.max(1) as f64;
         let noise = step * step / 12.0;
-        let variance = |(sum, square): (&f64, &f64)| square / n - (sum / n) * (sum / n);
+        let mean = |sum: &f64| if self.extended { sum / n } else { 0.0 };
+        let variance = |(sum, square): (&f64, &f64)| square / n - mean(sum) * mean(sum);
         // Less than that is a constant: the rounding of the sums.
         let live: Vec<f64> = self.sums.iter().zip(&self.squares).map(variance).filter(|v| *v > noise * 1e-12).collect();
         if live.is_empty() {
@@ -107,6 +112,20 @@ mod tests {
             let expected = -10.0 * (1.01_f64 / 2.0).log10();
             assert!((found.sqnr_db(1.2) - expected).abs() < 1e-4, "{}", found.sqnr_db(1.2));
         }
+    }
+
+    #[test]
+    fn a_channel_of_one_number_counts_with_its_mean() {
+        let mut b = Build::new();
+        let x = b.input("x", &[1, 2, 1, 1]);
+        b.conv(x, 2);
+        let mut found = Balance::of(&b.graph, &b.graph.uses(), x).unwrap();
+        for nearly in [0.999, 1.001] {
+            found.add(&[nearly, nearly], &[1, 2, 1, 1], Layout::Standard);
+        }
+        // Steps of 0.12 make noise of 0.0012, against squares of about 1.
+        let expected = -10.0 * 0.0012_f64.log10();
+        assert!((found.sqnr_db(0.12) - expected).abs() < 1e-3, "{}", found.sqnr_db(0.12));
     }
 
     #[test]
