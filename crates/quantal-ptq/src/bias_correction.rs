@@ -68,35 +68,38 @@ pub fn correct(
     for product in products {
         let Some(means) = means.get(&product.weighted.data).map(ChannelMeans::means) else { continue };
         let Some(shift) = shift(graph, original, product, plan, &means)? else { continue };
-        let id = product.node;
-        let old = product.weighted.bias.and_then(|b| graph.constant(Some(b))).cloned();
-        let bias: Vec<f32> = match (&product.weighted.bias, old.as_ref().and_then(|t| t.get::<f32>())) {
-            (None, _) => shift.iter().map(|s| *s as f32).collect(),
-            (Some(_), Some(b)) if b.len() == shift.len() => {
-                b.iter().zip(&shift).map(|(b, s)| (f64::from(*b) + s) as f32).collect()
-            }
-            (Some(_), _) => continue,
-        };
-        // The bias is an input of the node itself, or the constant of an Add after it.
-        let place = match product.weighted.bias {
-            Some(b) if graph.uses().readers(b).len() == 1 => Some(b),
-            _ => None,
-        };
-        let tensor = Tensor::from_slice(&[bias.len()], &bias)?;
-        if let Some(b) = place {
-            graph.set_constant(b, tensor);
-        } else if graph.node(id).op != Op::MatMul {
-            let name = format!("{}_bias_corrected", graph.node(id).name);
-            let b = graph.add_constant(&name, tensor);
-            let node = graph.node_mut(id);
-            node.inputs.resize(node.inputs.len().max(3), None);
-            node.inputs[2] = Some(b);
-        } else {
-            continue;
-        }
-        corrected += 1;
+        corrected += usize::from(add_to_bias(graph, product, &shift)?);
     }
     Ok(corrected)
+}
+
+/// Adds `shift` to the bias of a product, one for each output channel: to its own input, or to the constant of an Add after
+/// it. One that has none gets one. False where there is no place for it.
+pub(crate) fn add_to_bias(graph: &mut Graph, product: &Product, shift: &[f64]) -> Result<bool> {
+    let id = product.node;
+    // One that was added since the product was found is an input of the node.
+    let place = graph.node(id).input(2).or(product.weighted.bias);
+    let old = graph.constant(place).cloned();
+    let bias: Vec<f32> = match (&place, old.as_ref().and_then(|t| t.get::<f32>())) {
+        (None, _) => shift.iter().map(|s| *s as f32).collect(),
+        (Some(_), Some(b)) if b.len() == shift.len() => {
+            b.iter().zip(shift).map(|(b, s)| (f64::from(*b) + s) as f32).collect()
+        }
+        (Some(_), _) => return Ok(false),
+    };
+    let tensor = Tensor::from_slice(&[bias.len()], &bias)?;
+    if let Some(b) = place.filter(|&b| graph.uses().readers(b).len() == 1) {
+        graph.set_constant(b, tensor);
+    } else if graph.node(id).op != Op::MatMul {
+        let name = format!("{}_bias_corrected", graph.node(id).name);
+        let b = graph.add_constant(&name, tensor);
+        let node = graph.node_mut(id);
+        node.inputs.resize(node.inputs.len().max(3), None);
+        node.inputs[2] = Some(b);
+    } else {
+        return Ok(false);
+    }
+    Ok(true)
 }
 
 /// `(W − Ŵ)·E[x]` for each output channel; `None` where weights or means do not fit the formula.

@@ -8,7 +8,9 @@
 mod adaround;
 pub mod balance;
 pub mod bias_correction;
+pub mod blocks;
 pub mod calibrate;
+pub mod channel_reach;
 pub mod error;
 mod gptq;
 pub mod histogram;
@@ -22,6 +24,7 @@ pub mod rounding;
 pub mod second_moment;
 pub mod sensitivity;
 pub mod watch;
+pub mod weight_rows;
 pub mod weights;
 
 pub use calibrate::{Calibration, calibrate};

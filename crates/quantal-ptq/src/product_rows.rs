@@ -4,7 +4,7 @@
 //! y[row, o] = Σ_k x[row, k] · w[o, k]        o: outputs of the group, k: its inputs (for a convolution times its taps)
 //! ```
 
-use quantal_ir::op::conv::ConvAttrs;
+use quantal_ir::op::conv::{AutoPad, ConvAttrs};
 use quantal_ir::op::gemm::GemmAttrs;
 use quantal_ir::{Graph, Node, Op, ValueId};
 use quantal_tensor::Tensor;
@@ -49,6 +49,30 @@ impl ProductRows {
             }
             _ => return None,
         })
+    }
+
+    /// Weights that join one input to one output: positions of a convolution's window.
+    pub fn taps(&self) -> usize {
+        match &self.form {
+            Form::Conv(attrs) => attrs.window.kernel.iter().product(),
+            Form::OutputsFirst | Form::OutputsLast => 1,
+        }
+    }
+
+    /// Number of input channels, of all groups.
+    pub fn inputs(&self) -> usize {
+        self.groups * self.k / self.taps().max(1)
+    }
+
+    /// Whether some outputs see zeros beside the data.
+    pub fn is_padded(&self) -> bool {
+        let Form::Conv(attrs) = &self.form else { return false };
+        let w = &attrs.window;
+        match w.auto_pad {
+            AutoPad::Explicit => w.pads_begin.iter().chain(&w.pads_end).any(|&p| p > 0),
+            AutoPad::Valid => false,
+            AutoPad::SameUpper | AutoPad::SameLower => true,
+        }
     }
 
     /// Elements of the weights as rows `[groups · outputs, k]`.

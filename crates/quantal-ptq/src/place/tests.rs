@@ -28,6 +28,10 @@ impl Build {
         self.graph.add_constant(name, Tensor::from_slice(shape, &values).unwrap())
     }
 
+    pub(crate) fn constant_of(&mut self, name: &str, shape: &[usize], values: &[f32]) -> ValueId {
+        self.graph.add_constant(name, Tensor::from_slice(shape, values).unwrap())
+    }
+
     pub(crate) fn scalar(&mut self, x: f32) -> ValueId {
         self.graph.add_constant("scalar", Tensor::scalar(x).unwrap())
     }
