@@ -2,6 +2,7 @@
 
 use crate::bias_correction;
 use crate::calibrate::{Calibration, calibrate};
+use crate::equalize::{Equalized, equalize};
 use crate::error::Result;
 use crate::observer::Range;
 use crate::place::{Decision, Placement, Verdict, place, place_except};
@@ -27,8 +28,17 @@ pub struct Quantized {
     pub plan: QuantPlan,
     /// One decision for each node of the float graph.
     pub decisions: Vec<Decision>,
+    /// What moved between channels before.
+    pub rearranged: Rearranged,
     /// What calibration saw.
     pub calibration: CalibrationSummary,
+}
+
+/// What moved between the channels of the float graph, which computes the same afterwards.
+#[derive(Clone, Debug, Default)]
+pub struct Rearranged {
+    /// Between neighbouring products.
+    pub equalized: Equalized,
 }
 
 /// What calibration saw and chose.
@@ -74,6 +84,8 @@ pub struct ChosenRange {
 pub struct Prepared {
     /// The float graph, its weights perhaps rearranged; it computes what the original does.
     pub graph: Graph,
+    /// How they were.
+    pub rearranged: Rearranged,
     recipe: Recipe,
     calibration: Calibration,
     /// Weights whose codes were chosen with their data in view.
@@ -90,26 +102,41 @@ pub fn quantize(graph: &Graph, recipe: &Recipe, runs: &mut Runs<'_>) -> Result<Q
 /// Learns from the samples all that [`Prepared::quantize`] needs.
 pub fn prepare(graph: &Graph, recipe: &Recipe, runs: &mut Runs<'_>) -> Result<Prepared> {
     recipe.check()?;
+    let mut graph = graph.clone();
+    let rearranged = rearrange(&mut graph, recipe, runs)?;
+    // Only now: a search may have left in float what was added here.
     recipe.check_overrides(&graph.nodes().map(|(_, n)| &*n.name).collect::<Vec<_>>())?;
-    let graph = graph.clone();
     let placement = place(&graph, recipe)?;
     let means_of = if recipe.bias_correction { &placement.products[..] } else { &[] };
     let norms: Vec<ValueId> = placement.norms.iter().map(|n| n.1).collect();
     let calibration = calibrate(&graph, &placement.groups, means_of, &norms, runs)?;
-    let mut prepared = Prepared { graph, recipe: recipe.clone(), calibration, rounded: BTreeMap::new(), isa: runs.isa };
-    if recipe.weights.rounding != Rounding::Nearest {
+    let (recipe, rounded, isa) = (recipe.clone(), BTreeMap::new(), runs.isa);
+    let mut prepared = Prepared { graph, rearranged, recipe, calibration, rounded, isa };
+    let how = prepared.recipe.weights.rounding;
+    if how != Rounding::Nearest {
         let nearest = prepared.quantize(&BTreeMap::new())?.plan;
-        let how = recipe.weights.rounding;
         prepared.rounded = round_weights(&prepared.graph, &placement.products, &nearest, how, runs)?;
     }
     Ok(prepared)
+}
+
+/// Moves factors between channels, as the recipe says. Nodes that its overrides leave in float take part, so that a trial
+/// and the recipe that is made of it begin with the same graph.
+fn rearrange(graph: &mut Graph, recipe: &Recipe, runs: &mut Runs<'_>) -> Result<Rearranged> {
+    let mut done = Rearranged::default();
+    let recipe = Recipe { overrides: Vec::new(), ..recipe.clone() };
+    if recipe.equalization {
+        let products = place(graph, &recipe)?.products;
+        done.equalized = equalize(graph, &products, runs)?;
+    }
+    Ok(done)
 }
 
 impl Prepared {
     /// Decides and writes the QDQ graph. The nodes of `float` stay in float, for the reasons given, beside those that the
     /// recipe and the observed values keep there.
     pub fn quantize(&self, float: &BTreeMap<NodeId, String>) -> Result<Quantized> {
-        let Self { graph, recipe, calibration, rounded, isa } = self;
+        let Self { graph, rearranged, recipe, calibration, rounded, isa } = self;
         let mut exceptions = float.clone();
         let placement = loop {
             let placement = place_except(graph, recipe, &exceptions)?;
@@ -157,7 +184,8 @@ impl Prepared {
         let graph = insert_qdq(&corrected, &plan)?;
         let samples = calibration.samples;
         let calibration = CalibrationSummary { samples, ranges, biases_corrected, rounded: by_data };
-        Ok(Quantized { graph, float: corrected, plan, decisions: placement.decisions, calibration })
+        let (decisions, rearranged) = (placement.decisions, rearranged.clone());
+        Ok(Quantized { graph, float: corrected, plan, decisions, rearranged, calibration })
     }
 
     /// The nodes that make or read values most of whose channels would drown in the rounding of the others, and why.

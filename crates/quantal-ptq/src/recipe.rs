@@ -20,6 +20,9 @@ pub const PRESETS: [&str; 3] = ["fast", "balanced", "best"];
 pub struct Recipe {
     /// Version of the format: 1.
     pub version: u32,
+    /// Whether channels are scaled between neighbouring products until the weights reach equally far, and large biases
+    /// move on ([`crate::equalize`]): what weights with one scale need.
+    pub equalization: bool,
     /// Whether biases take back the mean shift that rounding the weights makes.
     pub bias_correction: bool,
     /// How many samples are seen, and which.
@@ -170,6 +173,7 @@ impl Default for Recipe {
     fn default() -> Self {
         Self {
             version: VERSION,
+            equalization: false,
             bias_correction: true,
             calibration: Calibration::default(),
             observer: Observer::DEFAULT,

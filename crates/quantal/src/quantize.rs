@@ -42,6 +42,9 @@ pub struct Report {
     pub passes: BTreeMap<&'static str, usize>,
     /// One entry for each node that was decided on.
     pub decisions: Vec<DecisionRow>,
+    /// What was scaled between neighbouring products, if the recipe says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub equalized: Option<EqualizedRow>,
     /// Weights whose codes were chosen with their data in view, if the recipe says so.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rounded: Vec<RoundedRow>,
@@ -74,6 +77,15 @@ pub struct DecisionRow {
     pub verdict: &'static str,
     /// Why, in words.
     pub why: String,
+}
+
+/// What was scaled between neighbouring products.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct EqualizedRow {
+    /// Values between a product and its readers whose channels were scaled.
+    pub blocks: usize,
+    /// How many of them gave a part of their biases to the next layer.
+    pub absorbed: usize,
 }
 
 /// A weight whose codes were chosen with its data in view.
@@ -153,7 +165,11 @@ impl<'a> Rewritten<'a> {
     ) -> Result<Prepared, Error> {
         let samples = || -> Box<dyn Iterator<Item = _>> { Box::new(data.stream(picked)) };
         let mut runs = Runs { samples: &samples, isa: engine.isa, threads: engine.threads, progress };
-        Ok(quantal_ptq::prepare(&self.model.graph, recipe, &mut runs)?)
+        let prepared = quantal_ptq::prepare(&self.model.graph, recipe, &mut runs)?;
+        if recipe.equalization {
+            check_rewrites(&self.model, &self.with(prepared.graph.clone()), data, picked[0], engine)?;
+        }
+        Ok(prepared)
     }
 
     /// Measures what was made beside the float model, and writes the report.
@@ -180,7 +196,7 @@ impl<'a> Rewritten<'a> {
         let decided = made.decisions.iter().filter(|d| !matches!(d.verdict, Verdict::Untouched));
         let decisions = decided.map(|d| DecisionRow {
             node: d.name.escape_debug().to_string(),
-            op: self.model.graph.node(d.node).op.name(),
+            op: made.float.node(d.node).op.name(),
             verdict: match d.verdict {
                 Verdict::Integer => "integer",
                 Verdict::Fused(_) => "fused",
@@ -200,6 +216,7 @@ impl<'a> Rewritten<'a> {
             op: row.op.clone(),
             reason: placed.get(&*row.name).map_or_else(|| reason.to_string(), |why| (*why).to_owned()),
         });
+        let equalized = made.rearranged.equalized;
         let rounded = made.calibration.rounded.iter().map(|r| RoundedRow {
             weight: r.name.escape_debug().to_string(),
             nearest: r.nearest,
@@ -213,6 +230,9 @@ impl<'a> Rewritten<'a> {
             samples: made.calibration.samples,
             passes,
             decisions: decisions.collect(),
+            equalized: recipe
+                .equalization
+                .then_some(EqualizedRow { blocks: equalized.blocks, absorbed: equalized.absorbed }),
             rounded: rounded.collect(),
             integer_mac_share: coverage.integer_mac_share(),
             fallbacks: fallbacks.collect(),

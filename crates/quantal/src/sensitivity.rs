@@ -74,7 +74,7 @@ pub fn sensitivity(
     let labelled = found.labelled == found.samples;
     let top1 = |hits: usize| labelled.then(|| hits as f64 / found.samples as f64);
     let row = |e: &Effect| EffectRow { sqnr_db: e.sums.db(), top1: top1(e.hits) };
-    let bound = float.model.with_input_shapes(&data.sample(picked[0])?.feeds);
+    let bound = float.with(prepared.graph.clone()).with_input_shapes(&data.sample(picked[0])?.feeds);
     let macs: Vec<Option<u64>> = found.rows.iter().map(|r| cost::macs(&bound, r.node)).collect();
     let all_macs: u64 = bound.nodes().filter_map(|(id, _)| cost::macs(&bound, id)).sum();
     let all_noise: f64 = found.rows.iter().map(|r| r.alone.sums.noise).sum();

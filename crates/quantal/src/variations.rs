@@ -51,6 +51,8 @@ pub(crate) fn variations(base: &Recipe) -> Vec<Variation> {
     {
         add("weights are rounded", name, true, &|r| r.weights.rounding = rounding);
     }
+    add("equalization", "on", true, &|r| r.equalization = true);
+    add("equalization", "off", true, &|r| r.equalization = false);
     add("bias correction", "on", true, &|r| r.bias_correction = true);
     add("bias correction", "off", true, &|r| r.bias_correction = false);
     all

@@ -136,6 +136,7 @@ pub(super) fn summary(s: &Summary<'_>) -> String {
     let mut t = format!("{}  ->  {}\n", r.model, s.output);
     let _ = writeln!(t, "calibrated on {} of {}, ranges by {}", r.samples, r.data, r.recipe.observer.name());
     t += &passes(r);
+    t += &rearranged(r);
     t += &rounding(r);
     t += &in_integers(r);
     let _ = writeln!(t, "size: {} -> {}", size(r.float_bytes), size(s.output_bytes));
@@ -163,6 +164,15 @@ pub(super) fn outcome(o: &Outcome) -> String {
 fn passes(r: &Report) -> String {
     let list: Vec<String> = r.passes.iter().map(|(pass, n)| format!("{pass} {n}")).collect();
     if list.is_empty() { String::new() } else { format!("rewrites before: {}\n", list.join(", ")) }
+}
+
+/// What moved between channels.
+fn rearranged(r: &Report) -> String {
+    let mut t = String::new();
+    if let Some(e) = r.equalized {
+        let _ = writeln!(t, "equalized: channels of {} values, biases absorbed behind {}", e.blocks, e.absorbed);
+    }
+    t
 }
 
 /// How much the codes chosen for the data gain on the nearest, in the middle of all weights.

@@ -1,0 +1,159 @@
+use super::*;
+use crate::place::tests::Build;
+use crate::{Recipe, Silent, place};
+use quantal_data::Sample;
+use quantal_ir::{Attr, Attrs, Op, ValueId};
+use quantal_kernels::Isa;
+use quantal_runtime::{Mode, Session, compile};
+use quantal_tensor::Tensor;
+use quantal_tensor::stats::SqnrSums;
+
+const SHAPE: [usize; 4] = [1, 8, 6, 6];
+
+fn samples() -> Vec<Vec<f32>> {
+    let of = |s: usize| (0..288).map(|i| (((s * 288 + i) * 2741 + 97) % 4093) as f32 / 2046.5 - 1.0).collect();
+    (0..4).map(of).collect()
+}
+
+fn feeds(x: &[f32]) -> Vec<(String, Tensor)> {
+    vec![("x".to_owned(), Tensor::from_slice(&SHAPE, x).unwrap())]
+}
+
+fn equalized(graph: &Graph) -> (Graph, Equalized) {
+    let data = samples();
+    let stream = || -> Box<dyn Iterator<Item = _>> {
+        Box::new(data.iter().map(|x| Ok(Sample { name: "s".into(), feeds: feeds(x), label: None })))
+    };
+    let mut runs = Runs { samples: &stream, isa: Isa::PORTABLE, threads: 1, progress: &mut Silent };
+    let mut graph = graph.clone();
+    let products = place(&graph, &Recipe::default()).unwrap().products;
+    let done = equalize(&mut graph, &products, &mut runs).unwrap();
+    (graph, done)
+}
+
+fn sqnr_db(a: &Graph, b: &Graph) -> f64 {
+    let run = |g: &Graph, x: &[f32]| {
+        let mut session = Session::new(compile(g, Mode::Simulate, Isa::PORTABLE).unwrap(), 1);
+        session.run(&feeds(x)).unwrap().remove(0).1.as_slice::<f32>().to_vec()
+    };
+    let mut sums = SqnrSums::default();
+    samples().iter().for_each(|x| sums.add(&run(a, x), &run(b, x)));
+    sums.db()
+}
+
+/// Weights of a convolution whose output channels are multiplied by the first list and input channels by the second.
+fn weight(b: &mut Build, shape: [usize; 4], outputs: &[f32], inputs: &[f32]) -> ValueId {
+    let inner = shape[2] * shape[3];
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|i| {
+            let (o, c) = (i / inner / shape[1], i / inner % shape[1]);
+            let w = ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0;
+            w * outputs[o % outputs.len()] * inputs[c % inputs.len()]
+        })
+        .collect();
+    b.constant_of("w", &shape, &values)
+}
+
+/// Pointwise → Relu → depthwise → LeakyRelu → pointwise, as MobileNets have it; channels between them reach 4096 times
+/// further than others, and the function is that of even ones.
+fn uneven() -> Graph {
+    let first: Vec<f32> = (0..8).map(|c| 2.0_f32.powi(12 * (c % 2) - 6)).collect();
+    let second: Vec<f32> = (0..8).map(|c| 2.0_f32.powi(4 * (c % 4) - 6)).collect();
+    let (over_first, over_second): (Vec<f32>, Vec<f32>) =
+        (first.iter().map(|f| 1.0 / f).collect(), second.iter().map(|f| 1.0 / f).collect());
+    let between: Vec<f32> = second.iter().zip(&over_first).map(|(a, b)| a * b).collect();
+    let mut b = Build::new();
+    let x = b.input("x", &SHAPE);
+    let w = weight(&mut b, [8, 8, 1, 1], &first, &[1.0]);
+    let bias: Vec<f32> = first.iter().map(|f| 0.5 * f).collect();
+    let bias = b.constant_of("bias", &[8], &bias);
+    let y = b.node(Op::Conv, &[x, w, bias], Attrs::new());
+    let y = b.unary(Op::Relu, y);
+    let w = weight(&mut b, [8, 1, 3, 3], &between, &[1.0]);
+    let attrs = Attrs::new().with("group", Attr::Int(8)).with("pads", Attr::Ints(vec![1; 4]));
+    let y = b.node(Op::Conv, &[y, w], attrs);
+    let y = b.unary(Op::LeakyRelu, y);
+    let w = weight(&mut b, [4, 8, 1, 1], &[1.0], &over_second);
+    let y = b.binary(Op::Conv, y, w);
+    b.graph.outputs = vec![y];
+    b.graph
+}
+
+fn ratio(reach: &[f64]) -> f64 {
+    let (min, max) = reach.iter().fold((f64::INFINITY, 0.0_f64), |(a, b), &r| (a.min(r), b.max(r)));
+    max / min
+}
+
+#[test]
+fn channels_reach_equally_far_on_both_sides_and_the_function_is_the_same() {
+    let graph = uneven();
+    let (even, done) = equalized(&graph);
+    assert_eq!(done, Equalized { blocks: 2, absorbed: 0 });
+    assert!(sqnr_db(&graph, &even) > 100.0, "{} dB", sqnr_db(&graph, &even));
+    let products = place(&even, &Recipe::default()).unwrap().products;
+    let rows: Vec<WeightRows> = products.iter().map(|p| WeightRows::of(&even, p).unwrap()).collect();
+    for pair in rows.windows(2) {
+        for (made, read) in pair[0].reach_of_outputs().iter().zip(pair[1].reach_of_inputs()) {
+            assert!((made / read - 1.0).abs() < 0.01, "{made} beside {read}");
+        }
+    }
+    assert!(ratio(&rows[0].reach_of_outputs()) < 8.0, "{:?}", rows[0].reach_of_outputs());
+}
+
+#[test]
+fn with_one_scale_a_tensor_equalization_gives_back_what_uneven_channels_lose() {
+    let (graph, data) = (uneven(), samples());
+    let db = |equalization: bool| {
+        let text = format!("equalization = {equalization}\n[weights]\ngranularity = \"per_tensor\"");
+        let stream = || -> Box<dyn Iterator<Item = _>> {
+            Box::new(data.iter().map(|x| Ok(Sample { name: "s".into(), feeds: feeds(x), label: None })))
+        };
+        let mut runs = Runs { samples: &stream, isa: Isa::PORTABLE, threads: 1, progress: &mut Silent };
+        let recipe = Recipe::from_toml(&text).unwrap();
+        sqnr_db(&graph, &crate::quantize(&graph, &recipe, &mut runs).unwrap().graph)
+    };
+    let (plain, even) = (db(false), db(true));
+    assert!(plain < 15.0 && even > 28.0, "{plain:.1} and {even:.1} dB");
+}
+
+#[test]
+fn what_a_channel_never_falls_below_moves_into_the_next_bias() {
+    let mut b = Build::new();
+    let x = b.input("x", &SHAPE);
+    let w = b.constant("w", &[8, 8, 1, 1]);
+    // Without them, the sums lie within ±8: four channels are never near 0, the others are 0 at times.
+    let bias = b.constant_of("bias", &[8], &[100.0, 0.0, 100.0, 0.0, 100.0, 0.0, 50.0, 0.0]);
+    let y = b.node(Op::Conv, &[x, w, bias], Attrs::new());
+    let y = b.unary(Op::Relu, y);
+    let w = b.constant("w", &[8, 8, 1, 1]);
+    let y = b.binary(Op::Conv, y, w);
+    b.graph.outputs = vec![y];
+    let (even, done) = equalized(&b.graph);
+    assert_eq!(done, Equalized { blocks: 1, absorbed: 1 });
+    assert!(sqnr_db(&b.graph, &even) > 80.0, "{} dB", sqnr_db(&b.graph, &even));
+    let products = place(&even, &Recipe::default()).unwrap().products;
+    let rows = WeightRows::of(&even, &products[0]).unwrap().reach_of_outputs();
+    let bias = even.constant(products[0].weighted.bias).unwrap();
+    for (b, reach) in bias.as_slice::<f32>().iter().zip(rows) {
+        assert!(f64::from(*b) <= 8.0 * reach, "{b} stays beside weights of {reach}");
+    }
+}
+
+#[test]
+fn what_a_clip_bounds_or_others_read_is_left_alone() {
+    let clipped = |bound: bool, handed_out: bool| {
+        let mut b = Build::new();
+        let x = b.input("x", &SHAPE);
+        let y = b.conv(x, 8);
+        let y = if bound {
+            let (least, most) = (b.scalar(0.0), b.scalar(6.0));
+            b.node(Op::Clip, &[y, least, most], Attrs::new())
+        } else {
+            b.unary(Op::Relu, y)
+        };
+        let z = b.conv(y, 8);
+        b.graph.outputs = if handed_out { vec![z, y] } else { vec![z] };
+        equalized(&b.graph).1.blocks
+    };
+    assert_eq!([clipped(true, false), clipped(false, true), clipped(false, false)], [0, 0, 1]);
+}
