@@ -24,6 +24,7 @@ pub mod recipe;
 pub mod rounding;
 pub mod second_moment;
 pub mod sensitivity;
+pub mod smooth_quant;
 pub mod watch;
 pub mod weight_rows;
 pub mod weights;

@@ -8,6 +8,7 @@ use crate::observer::Range;
 use crate::place::{Decision, Placement, Verdict, place, place_except};
 use crate::recipe::{Recipe, Rounding};
 use crate::rounding::{Rounded, round_weights};
+use crate::smooth_quant::{Smoothed, smooth};
 use crate::watch::Runs;
 use crate::weights::set_weights;
 use quantal_ir::qdq::insert_qdq;
@@ -39,6 +40,8 @@ pub struct Quantized {
 pub struct Rearranged {
     /// Between neighbouring products.
     pub equalized: Equalized,
+    /// From activations into weights.
+    pub smoothed: Vec<Smoothed>,
 }
 
 /// What calibration saw and chose.
@@ -128,6 +131,10 @@ fn rearrange(graph: &mut Graph, recipe: &Recipe, runs: &mut Runs<'_>) -> Result<
     if recipe.equalization {
         let products = place(graph, &recipe)?.products;
         done.equalized = equalize(graph, &products, runs)?;
+    }
+    if recipe.smooth_quant {
+        let products = place(graph, &recipe)?.products;
+        done.smoothed = smooth(graph, &products, &recipe, runs)?;
     }
     Ok(done)
 }

@@ -23,6 +23,8 @@ pub struct Recipe {
     /// Whether channels are scaled between neighbouring products until the weights reach equally far, and large biases
     /// move on ([`crate::equalize`]): what weights with one scale need.
     pub equalization: bool,
+    /// Whether outliers among the channels of activations move into the weights ([`crate::smooth_quant`]).
+    pub smooth_quant: bool,
     /// Whether biases take back the mean shift that rounding the weights makes.
     pub bias_correction: bool,
     /// How many samples are seen, and which.
@@ -174,6 +176,7 @@ impl Default for Recipe {
         Self {
             version: VERSION,
             equalization: false,
+            smooth_quant: false,
             bias_correction: true,
             calibration: Calibration::default(),
             observer: Observer::DEFAULT,

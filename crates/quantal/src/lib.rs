@@ -45,7 +45,9 @@ pub use quantal_data as data;
 pub use quantal_ptq::{Progress, Recipe, Silent};
 pub use quantal_runtime::{Coverage, Mode, Reason, Session, Status, coverage};
 pub use quantal_tensor::{DType, Tensor, bytes::set_memory_limit};
-pub use quantize::{DecisionRow, EqualizedRow, FallbackRow, Quantization, Report, RoundedRow, load_recipe, quantize};
+pub use quantize::{
+    DecisionRow, EqualizedRow, FallbackRow, Quantization, Report, RoundedRow, SmoothedRow, load_recipe, quantize,
+};
 pub use quickstart::{Quickstart, quickstart};
 pub use run::run;
 pub use sensitivity::{EffectRow, NodeRow, SensitivityReport, sensitivity};

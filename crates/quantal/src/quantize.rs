@@ -45,6 +45,9 @@ pub struct Report {
     /// What was scaled between neighbouring products, if the recipe says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub equalized: Option<EqualizedRow>,
+    /// Activations whose outlier channels moved into the weights, if the recipe says so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub smoothed: Vec<SmoothedRow>,
     /// Weights whose codes were chosen with their data in view, if the recipe says so.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rounded: Vec<RoundedRow>,
@@ -86,6 +89,19 @@ pub struct EqualizedRow {
     pub blocks: usize,
     /// How many of them gave a part of their biases to the next layer.
     pub absorbed: usize,
+}
+
+/// An activation whose outlier channels moved into the weights.
+#[derive(Clone, Debug, Serialize)]
+pub struct SmoothedRow {
+    /// Its name.
+    pub activation: String,
+    /// How much of the difficulty moved, 0 to 1.
+    pub alpha: f64,
+    /// The expected squared error of the products that read it, as it was.
+    pub before: f64,
+    /// The same, as it is.
+    pub after: f64,
 }
 
 /// A weight whose codes were chosen with its data in view.
@@ -166,7 +182,7 @@ impl<'a> Rewritten<'a> {
         let samples = || -> Box<dyn Iterator<Item = _>> { Box::new(data.stream(picked)) };
         let mut runs = Runs { samples: &samples, isa: engine.isa, threads: engine.threads, progress };
         let prepared = quantal_ptq::prepare(&self.model.graph, recipe, &mut runs)?;
-        if recipe.equalization {
+        if recipe.equalization || recipe.smooth_quant {
             check_rewrites(&self.model, &self.with(prepared.graph.clone()), data, picked[0], engine)?;
         }
         Ok(prepared)
@@ -217,6 +233,12 @@ impl<'a> Rewritten<'a> {
             reason: placed.get(&*row.name).map_or_else(|| reason.to_string(), |why| (*why).to_owned()),
         });
         let equalized = made.rearranged.equalized;
+        let smoothed = made.rearranged.smoothed.iter().map(|s| SmoothedRow {
+            activation: s.name.escape_debug().to_string(),
+            alpha: s.alpha,
+            before: s.errors[0],
+            after: s.errors[1],
+        });
         let rounded = made.calibration.rounded.iter().map(|r| RoundedRow {
             weight: r.name.escape_debug().to_string(),
             nearest: r.nearest,
@@ -233,6 +255,7 @@ impl<'a> Rewritten<'a> {
             equalized: recipe
                 .equalization
                 .then_some(EqualizedRow { blocks: equalized.blocks, absorbed: equalized.absorbed }),
+            smoothed: smoothed.collect(),
             rounded: rounded.collect(),
             integer_mac_share: coverage.integer_mac_share(),
             fallbacks: fallbacks.collect(),

@@ -53,6 +53,8 @@ pub(crate) fn variations(base: &Recipe) -> Vec<Variation> {
     }
     add("equalization", "on", true, &|r| r.equalization = true);
     add("equalization", "off", true, &|r| r.equalization = false);
+    add("smooth_quant", "on", true, &|r| r.smooth_quant = true);
+    add("smooth_quant", "off", true, &|r| r.smooth_quant = false);
     add("bias correction", "on", true, &|r| r.bias_correction = true);
     add("bias correction", "off", true, &|r| r.bias_correction = false);
     all

@@ -172,6 +172,10 @@ fn rearranged(r: &Report) -> String {
     if let Some(e) = r.equalized {
         let _ = writeln!(t, "equalized: channels of {} values, biases absorbed behind {}", e.blocks, e.absorbed);
     }
+    let alphas = r.smoothed.iter().map(|s| s.alpha);
+    if let (Some(least), Some(most)) = (alphas.clone().reduce(f64::min), alphas.reduce(f64::max)) {
+        let _ = writeln!(t, "smoothed: channels of {} activations, alpha {least} to {most}", r.smoothed.len());
+    }
     t
 }
 
