@@ -52,7 +52,7 @@ impl Lines {
         }
     }
 
-    fn bytes_mut(&mut self) -> &mut [u8] {
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         match self {
             Self::Growing(lines) => {
                 // SAFETY: a `Line` is 64 plain bytes without padding.

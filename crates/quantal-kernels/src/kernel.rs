@@ -33,14 +33,14 @@ impl Form {
     }
 }
 
-/// For which weights a kernel is exact.
+/// Where the steps of a kernel along K read A.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Exact {
-    /// For all.
-    Always,
-    /// Where no two neighbours along K have magnitudes that sum to more: the kernel adds two products in an i16, and
-    /// 255 · 128 = 32640 is the most that fits.
-    IfPairSumAtMost(u32),
+pub enum Steps {
+    /// One after the other.
+    Even,
+    /// Where packing placed them: the kernel adds two products in an i16, and no two weights that would overflow it may
+    /// stand side by side. How many steps that takes depends on the weights.
+    Placed,
 }
 
 /// Which codes of A a kernel of 4-byte groups of bytes multiplies as they are. Others are xored with 0x80 on their way
@@ -80,8 +80,8 @@ pub struct GemmKernel {
     pub kr: usize,
     /// Layout of its operands.
     pub form: Form,
-    /// Which weights it is exact for.
-    pub exact: Exact,
+    /// Where its steps read A.
+    pub steps: Steps,
     /// What it multiplies and adds with.
     pub instruction: &'static str,
     /// Rows of A that it reads at one stride from one address.
@@ -130,19 +130,20 @@ pub(crate) const MAX_TILE: usize = 1024;
 /// Every kernel of this build, best first within a level. A row may run only where its `level` is detected.
 pub static KERNELS: &[&GemmKernel] = crate::gemm::rows::ROWS;
 
-/// The kernel for an `n`-column B whose neighbouring weights sum to at most `pair_sum` in magnitude: of those of the
-/// highest level at or below `level` that are exact for B, the one that costs least, the first of equals.
-pub fn select(level: Level, n: usize, pair_sum: u32) -> &'static GemmKernel {
-    let exact = |k: &&GemmKernel| match k.exact {
-        Exact::Always => true,
-        Exact::IfPairSumAtMost(most) => pair_sum <= most,
-    };
-    let usable = || KERNELS.iter().copied().filter(|k| k.level <= level).filter(exact);
+/// The kernel for an `n`-column B of any weights: of those of the highest level at or below `level` with even steps, the
+/// one that costs least, the first of equals.
+pub fn select(level: Level, n: usize) -> &'static GemmKernel {
+    let usable = || KERNELS.iter().copied().filter(|k| k.level <= level && k.steps == Steps::Even);
     let best = usable().map(|k| k.level).max().unwrap_or(Level::Portable);
     usable()
         .filter(|k| k.level == best)
         .min_by_key(|k| cost(k, n))
-        .expect("the portable row is exact for all weights and has no level above it to miss")
+        .expect("the portable row has even steps and no level above it to miss")
+}
+
+/// The kernel of `level` whose steps are placed, if there is one: for weights that are packed once.
+pub(crate) fn select_placed(level: Level) -> Option<&'static GemmKernel> {
+    KERNELS.iter().copied().find(|k| k.level == level && k.steps == Steps::Placed)
 }
 
 /// What a kernel computes for `n` columns, those in vain included, and so much more for each panel: a narrow tile loads
@@ -154,7 +155,7 @@ pub(crate) fn cost(kernel: &GemmKernel, n: usize) -> usize {
 
 /// Declares kernels: for each, the table row `NAME` and the `#[target_feature]` functions of its tiles.
 macro_rules! kernel {
-    ($row:ident, $name:ident, $dot:ty, $level:ident, $exact:expr, $(feature $feature:literal,)? $nv:literal, [$($mr:literal)+]) => {
+    ($row:ident, $name:ident, $dot:ty, $level:ident, $(feature $feature:literal,)? $nv:literal, [$($mr:literal)+]) => {
         mod $name {
             use super::*;
             $(#[target_feature(enable = $feature)])?
@@ -174,7 +175,7 @@ macro_rules! kernel {
                 nr: $nv * <<$dot as Dot>::Lanes as Simd>::LANES,
                 kr: <$dot as Dot>::FORM.kr(),
                 form: <$dot as Dot>::FORM,
-                exact: $exact,
+                steps: if <$dot as Dot>::PLACED { Steps::Placed } else { Steps::Even },
                 instruction: <$dot as Dot>::INSTRUCTION,
                 run: 1,
                 row_codes: <$dot as Dot>::ROW_CODES,

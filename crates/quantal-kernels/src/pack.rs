@@ -1,9 +1,12 @@
 //! Operands in the layouts that tiles read: panels of B with their column sums, and rows of A.
 
+mod placed;
+
 use crate::Isa;
 use crate::arena::Lines;
 use crate::error::{KernelError, check_length};
-use crate::kernel::{Exact, Form, GemmKernel, KERNELS, MAX_NR, select};
+use crate::kernel::{Form, GemmKernel, MAX_NR, Steps, select, select_placed};
+use placed::Plan;
 
 /// Most products of a u8 and an s8 whose sum surely fits an i32: ⌊(2³¹ − 1) / (255 · 128)⌋.
 pub const MAX_K_SIGNED: usize = 65_793;
@@ -38,6 +41,16 @@ impl<'a> BView<'a> {
         Self { bytes, signed, k, n, stride_k: 1, stride_n: k }
     }
 
+    /// What codes are xored with to become s8.
+    fn flip(&self) -> u8 {
+        if self.signed { 0 } else { 0x80 }
+    }
+
+    /// The `s`th `span` rows.
+    fn span(&self, s: usize, span: usize) -> Self {
+        Self { bytes: &self.bytes[s * span * self.stride_k..], k: span, ..*self }
+    }
+
     fn check(&self) -> Result<(), KernelError> {
         let most = if self.signed { MAX_K_SIGNED } else { MAX_K_UNSIGNED };
         if self.k > most {
@@ -56,8 +69,8 @@ impl<'a> BView<'a> {
 
 /// B packed for one kernel: panels of `nr` columns, each a run of groups of `nr` times 4 bytes. K may consist of spans
 /// that lie apart in A; each is zero-padded to whole steps of the kernel, and the columns to whole panels. So what a
-/// row of A holds after a span does not matter. Codes are held as s8; u8 codes are shifted by 128, and their zero point
-/// with them.
+/// row of A holds after a span does not matter. Where packing placed the steps (see [`Steps`]), a span has as many as it
+/// needs. Codes are held as s8; u8 codes are shifted by 128, and their zero point with them.
 pub struct PackedB {
     isa: Isa,
     kernel: &'static GemmKernel,
@@ -67,8 +80,13 @@ pub struct PackedB {
     span: usize,
     /// Pieces of K that may lie apart in A.
     spans: usize,
-    /// Groups of 4 bytes in a span, padded to whole steps.
+    /// Groups of 4 bytes in a span of A, padded to whole steps.
     span_groups: usize,
+    /// If packing placed the steps: for each panel and span how many there are, and then, step by step, where in the
+    /// span of A each register of columns reads.
+    places: Vec<u32>,
+    /// Where each panel begins in `panels` and in `places`, and last where they end; empty if steps are even.
+    placed: Vec<[usize; 2]>,
     /// What was subtracted from each code to make it s8: 0 or 128.
     shift: i32,
     panels: Lines,
@@ -78,7 +96,7 @@ pub struct PackedB {
 
 impl PackedB {
     /// Packs `b` for the best kernel of `isa`. The choice depends on `isa`, on `n` and, where AVX2 is the best, on the
-    /// weights: see [`Exact`].
+    /// weights: see [`Steps`].
     ///
     /// # Errors
     /// If `k` exceeds [`MAX_K_SIGNED`] or [`MAX_K_UNSIGNED`], if `bytes` is shorter than the strides say, or if memory
@@ -90,7 +108,7 @@ impl PackedB {
     /// Packs `b` for a kernel of one's own choice: for benches.
     ///
     /// # Errors
-    /// As [`PackedB::pack`], or if `isa` lacks what the kernel needs, or the kernel is not exact for `b`.
+    /// As [`PackedB::pack`], or if `isa` lacks what the kernel needs.
     pub fn pack_for(isa: Isa, kernel: &'static GemmKernel, b: &BView) -> Result<Self, KernelError> {
         Self::pack_spans(isa, Some(kernel), b, b.k)
     }
@@ -104,48 +122,51 @@ impl PackedB {
     ) -> Result<Self, KernelError> {
         b.check()?;
         let mut packed = Self { panels: Lines::Lasting(None), ..Self::empty(isa) };
-        let kernel = match kernel {
-            None => packed.choose(b),
-            Some(kernel) => {
-                let exact = match kernel.exact {
-                    Exact::Always => true,
-                    Exact::IfPairSumAtMost(most) => largest_pair_sum(b) <= most,
-                };
-                if !exact || !isa.can_run(kernel.level) {
-                    let text = "the kernel is not exact for these weights, or not for this CPU";
-                    return Err(KernelError::Geometry(text));
-                }
-                kernel
+        if let Some(kernel) = kernel {
+            if !isa.can_run(kernel.level) {
+                return Err(KernelError::Geometry("the kernel is not for this CPU"));
             }
-        };
-        packed.repack_for(kernel, b, span)?;
+            packed.repack_for(kernel, b, span)?;
+            return Ok(packed);
+        }
+        if let Some(kernel) = select_placed(isa.level()) {
+            let plan = Plan::new(b, span, kernel.nr);
+            if plan.pays() {
+                packed.repack_placed(kernel, b, span, &plan)?;
+                return Ok(packed);
+            }
+        }
+        packed.repack_for(select(isa.level(), b.n), b, span)?;
         Ok(packed)
     }
 
     /// A B of no columns, to be filled by [`PackedB::repack`].
     pub fn empty(isa: Isa) -> Self {
-        let kernel = select(isa.level(), 0, 0);
-        let (panels, column_sums) = (Lines::default(), Vec::new());
-        Self { isa, kernel, k: 0, n: 0, span: 0, spans: 0, span_groups: 0, shift: 0, panels, column_sums }
+        Self {
+            isa,
+            kernel: select(isa.level(), 0),
+            k: 0,
+            n: 0,
+            span: 0,
+            spans: 0,
+            span_groups: 0,
+            shift: 0,
+            panels: Lines::default(),
+            column_sums: Vec::new(),
+            places: Vec::new(),
+            placed: Vec::new(),
+        }
     }
 
-    /// Packs another `b` in the same memory: for a B that is computed in each run.
+    /// Packs another `b` in the same memory: for a B that is computed in each run, and whose steps are not worth a plan.
     ///
     /// # Errors
     /// As [`PackedB::pack`].
     pub fn repack(&mut self, b: &BView) -> Result<(), KernelError> {
-        b.check()?;
-        self.repack_for(self.choose(b), b, b.k)
+        self.repack_for(select(self.isa.level(), b.n), b, b.k)
     }
 
-    /// The best kernel for `b`, which was checked.
-    fn choose(&self, b: &BView) -> &'static GemmKernel {
-        let asks = KERNELS.iter().any(|k| k.level == self.isa.level() && k.exact != Exact::Always);
-        let pair_sum = if asks { largest_pair_sum(b) } else { u32::MAX };
-        select(self.isa.level(), b.n, pair_sum)
-    }
-
-    /// Packs `b` in spans of `span` rows for `kernel`, which the caller knows to be exact for it and runnable here.
+    /// Packs `b` in spans of `span` rows for `kernel`, which the caller knows to be runnable here.
     pub(crate) fn repack_for(
         &mut self,
         kernel: &'static GemmKernel,
@@ -153,35 +174,90 @@ impl PackedB {
         span: usize,
     ) -> Result<(), KernelError> {
         b.check()?;
+        if kernel.steps == Steps::Placed {
+            return self.repack_placed(kernel, b, span, &Plan::new(b, span, kernel.nr));
+        }
         let span_groups = span.next_multiple_of(kernel.kr) / kernel.form.kr();
-        let spans = b.k.checked_div(span).unwrap_or(0);
-        let groups = spans * span_groups;
+        let groups = b.k.checked_div(span).unwrap_or(0) * span_groups;
         let columns = b.n.div_ceil(kernel.nr) * kernel.nr;
         let bytes = groups.checked_mul(columns).and_then(|x| x.checked_mul(4)).unwrap_or(usize::MAX);
-        let room = self.panels.reserve(bytes).ok_or(KernelError::OutOfMemory { bytes })?;
-        let whole = b.n == columns && spans * span_groups * kernel.form.kr() == b.k;
+        self.reserve(kernel, b, span, bytes)?;
+        let room = &mut self.panels.bytes_mut()[..bytes];
+        let whole = b.n == columns && groups * kernel.form.kr() == b.k;
         if !whole {
-            room[..bytes].fill(0);
+            room.fill(0);
         }
-        self.column_sums.clear();
-        self.column_sums.try_reserve_exact(columns).map_err(|_| KernelError::OutOfMemory { bytes: 4 * columns })?;
-        self.column_sums.resize(columns, 0);
-        (self.kernel, self.k, self.n, self.span) = (kernel, b.k, b.n, span);
-        (self.spans, self.span_groups) = (spans, span_groups);
-        self.shift = if b.signed { 0 } else { 128 };
         if bytes == 0 {
             return Ok(());
         }
-        let flip = if b.signed { 0 } else { 0x80 };
-        let (words, _) = room[..bytes].as_chunks_mut::<4>();
-        for s in 0..spans {
-            let view = BView { bytes: &b.bytes[s * span * b.stride_k..], k: span, ..*b };
+        let (words, _) = room.as_chunks_mut::<4>();
+        for s in 0..self.spans {
             let to = Panels { words, nr: kernel.nr, size: groups * kernel.nr, from: s * span_groups * kernel.nr };
             match kernel.form {
-                Form::Bytes => pack_panels::<4>(&view, flip, to, &mut self.column_sums),
-                Form::Pairs => pack_panels::<2>(&view, flip, to, &mut self.column_sums),
+                Form::Bytes => pack_panels::<4>(&b.span(s, span), b.flip(), to, &mut self.column_sums),
+                Form::Pairs => pack_panels::<2>(&b.span(s, span), b.flip(), to, &mut self.column_sums),
             }
         }
+        Ok(())
+    }
+
+    /// Packs `b` in the steps of `plan`.
+    fn repack_placed(
+        &mut self,
+        kernel: &'static GemmKernel,
+        b: &BView,
+        span: usize,
+        plan: &Plan,
+    ) -> Result<(), KernelError> {
+        let (nr, step_bytes) = (kernel.nr, 4 * kernel.nr);
+        let bytes = plan.spans().map(placed::longest).sum::<usize>() * step_bytes;
+        self.reserve(kernel, b, span, bytes)?;
+        let room = &mut self.panels.bytes_mut()[..bytes];
+        room.fill(0);
+        let mut at = 0;
+        for (i, registers) in plan.spans().enumerate() {
+            if i.is_multiple_of(self.spans) {
+                self.placed.push([at, self.places.len()]);
+            }
+            let steps = placed::longest(registers);
+            self.places.push(steps as u32);
+            let (first, sums) = (self.places.len(), &mut self.column_sums[i / self.spans * nr..][..nr]);
+            self.places.resize(first + steps * registers.len(), 0);
+            let (words, _) = room[at..at + steps * step_bytes].as_chunks_mut::<4>();
+            for (r, register) in registers.iter().enumerate() {
+                for (step, (&place, codes)) in register.places.iter().zip(&register.words).enumerate() {
+                    self.places[first + step * registers.len() + r] = place;
+                    words[step * nr + r * placed::COLUMNS..][..placed::COLUMNS].copy_from_slice(codes);
+                    for (sum, codes) in sums[r * placed::COLUMNS..].iter_mut().zip(codes) {
+                        *sum += codes.iter().map(|&code| i32::from(code as i8)).sum::<i32>();
+                    }
+                }
+            }
+            at += steps * step_bytes;
+        }
+        self.placed.push([at, self.places.len()]);
+        Ok(())
+    }
+
+    /// Describes a packed `b`, and makes room for panels of so many bytes in all.
+    fn reserve(
+        &mut self,
+        kernel: &'static GemmKernel,
+        b: &BView,
+        span: usize,
+        bytes: usize,
+    ) -> Result<(), KernelError> {
+        let columns = b.n.div_ceil(kernel.nr) * kernel.nr;
+        self.panels.reserve(bytes).ok_or(KernelError::OutOfMemory { bytes })?;
+        self.column_sums.clear();
+        self.column_sums.try_reserve_exact(columns).map_err(|_| KernelError::OutOfMemory { bytes: 4 * columns })?;
+        self.column_sums.resize(columns, 0);
+        self.places.clear();
+        self.placed.clear();
+        (self.kernel, self.k, self.n) = (kernel, b.k, b.n);
+        (self.span, self.spans) = (span, b.k.checked_div(span).unwrap_or(0));
+        self.span_groups = span.next_multiple_of(kernel.kr) / kernel.form.kr();
+        self.shift = if b.signed { 0 } else { 128 };
         Ok(())
     }
 
@@ -226,7 +302,16 @@ impl PackedB {
 
     pub(crate) fn panel(&self, p: usize) -> &[u8] {
         let bytes = self.spans * self.span_groups * self.kernel.nr * 4;
-        &self.panels.bytes()[p * bytes..(p + 1) * bytes]
+        let [from, to] = match self.placed.get(p..p + 2) {
+            Some(&[[from, _], [to, _]]) => [from, to],
+            _ => [p * bytes, (p + 1) * bytes],
+        };
+        &self.panels.bytes()[from..to]
+    }
+
+    /// How many steps panel `p` takes and where, if packing placed them.
+    pub(crate) fn places(&self, p: usize) -> *const u32 {
+        self.placed.get(p).map_or(std::ptr::null(), |&[_, first]| self.places[first..].as_ptr())
     }
 
     pub(crate) fn column_sums(&self, p: usize) -> &[i32] {
@@ -236,30 +321,6 @@ impl PackedB {
     pub(crate) fn shift(&self) -> i32 {
         self.shift
     }
-}
-
-/// The largest `|b[2i, j]| + |b[2i+1, j]|` of the codes as held.
-fn largest_pair_sum(b: &BView) -> u32 {
-    let flip = if b.signed { 0 } else { 0x80 };
-    let size = |code: u8| u16::from(((code ^ flip) as i8).unsigned_abs());
-    let mut most = 0;
-    if b.stride_k == 1 {
-        for j in 0..b.n {
-            let (pairs, last) = b.bytes[j * b.stride_n..][..b.k].as_chunks::<2>();
-            most = pairs.iter().map(|&[p, q]| size(p) + size(q)).fold(most, u16::max);
-            most = last.iter().map(|&p| size(p)).fold(most, u16::max);
-        }
-        return most.into();
-    }
-    for i in (0..b.k).step_by(2) {
-        let row = |i: usize| b.bytes[i * b.stride_k..].iter().step_by(b.stride_n.max(1)).take(b.n).map(|&p| size(p));
-        most = if i + 1 < b.k {
-            row(i).zip(row(i + 1)).map(|(p, q)| p + q).fold(most, u16::max)
-        } else {
-            row(i).fold(most, u16::max)
-        };
-    }
-    most.into()
 }
 
 /// Where one span of B goes.

@@ -171,7 +171,7 @@ fn conv_work(kernel: &'static str, conv: &Conv, x: &[usize], y: &[usize]) -> Wor
 
 /// The row that `n` columns of any weights get.
 fn any_weights(level: Level, n: usize) -> &'static GemmKernel {
-    select(level, n, u32::MAX)
+    select(level, n)
 }
 
 /// `batch` products that make `elements` results in all.

@@ -261,6 +261,7 @@ fn run_block(job: &Job, tiles: Range<usize>, panels: Range<usize>) {
                         stride: 0,
                         offsets: ONE_SPAN.as_ptr(),
                         spans: 1,
+                        places: std::ptr::null(),
                         groups: matrix / (4 * nr),
                         panel: panel.as_ptr(),
                         init: ZEROS.as_ptr(),

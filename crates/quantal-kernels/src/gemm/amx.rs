@@ -8,7 +8,7 @@ use std::arch::asm;
 
 use super::tile::TileArgs;
 use crate::Level;
-use crate::kernel::{Exact, Form, GemmKernel, RowCodes};
+use crate::kernel::{Form, GemmKernel, RowCodes, Steps};
 
 /// Rows of a tile register.
 pub(crate) const ROWS: usize = 16;
@@ -26,7 +26,7 @@ const fn row(name: &'static str, level: Level, tiles: &'static [unsafe fn(&TileA
         nr: NR,
         kr: ROW_BYTES,
         form: Form::Bytes,
-        exact: Exact::Always,
+        steps: Steps::Even,
         instruction: "tdpbusd",
         run: ROWS,
         row_codes: RowCodes::Either,

@@ -215,6 +215,7 @@ fn sweep(job: &Job, all_columns: &[Columns], cold: bool, laid: &Laid, panels: Ra
             offsets: laid.offsets.as_ptr(),
             spans: job.b.spans(),
             groups: job.b.span_groups(),
+            places: job.b.places(p),
             panel: job.b.panel(p).as_ptr(),
             init: columns.add.as_ptr(),
             sums: std::ptr::null_mut(),
@@ -247,9 +248,9 @@ fn sweep(job: &Job, all_columns: &[Columns], cold: bool, laid: &Laid, panels: Ra
                 row_terms: terms,
             };
             // SAFETY: the kernel was selected for a detected `Isa`; a tile has a table entry for its 1 or more runs; all
-            // that it reads of A was laid out by the source for `job.wanted`, which is of the same B; a panel is
-            // `spans · groups · nr · 4` bytes; `sums` holds the largest tile and a register more; pixels and columns are
-            // those of the checked output, and no two tasks share one.
+            // that it reads of A was laid out by the source for `job.wanted`, which is of the same B; a panel has the
+            // steps that B says; `sums` holds the largest tile and a register more; pixels and columns are those of the
+            // checked output, and no two tasks share one.
             unsafe {
                 kernel.tiles[count - 1](&args);
                 if let Some(block) = pending.replace(block) {

@@ -4,7 +4,7 @@ use super::tile::{Dot, TileArgs, tile};
 use crate::Level;
 #[cfg(any(test, target_arch = "aarch64"))]
 use crate::kernel::RowCodes;
-use crate::kernel::{Exact, Form, GemmKernel, kernel};
+use crate::kernel::{Form, GemmKernel, Steps, kernel};
 use crate::simd::Simd;
 use crate::simd::emulated::Lanes;
 #[cfg(target_arch = "aarch64")]
@@ -29,7 +29,7 @@ impl<const L: usize> Dot for PlainPairs<L> {
     }
 }
 
-kernel!(PORTABLE_4X8, gemm_u8s8s32_4x8x2_portable, PlainPairs<4>, Portable, Exact::Always, 2, [1 2 3 4]);
+kernel!(PORTABLE_4X8, gemm_u8s8s32_4x8x2_portable, PlainPairs<4>, Portable, 2, [1 2 3 4]);
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86 {
@@ -42,12 +42,13 @@ pub(crate) mod x86 {
 
     /// Dot products that are one expression each.
     macro_rules! dot {
-        ($(#[$doc:meta])* $name:ident, $lanes:ty, $form:ident, $instruction:literal, |$acc:ident, $a:ident, $b:ident| $e:expr) => {
+        ($(#[$doc:meta])* $name:ident, $lanes:ty, $form:ident, $placed:literal, $instruction:literal, |$acc:ident, $a:ident, $b:ident| $e:expr) => {
             $(#[$doc])*
             pub(crate) struct $name;
             impl Dot for $name {
                 type Lanes = $lanes;
                 const FORM: Form = Form::$form;
+                const PLACED: bool = $placed;
                 const INSTRUCTION: &'static str = $instruction;
                 #[inline(always)]
                 unsafe fn dot(
@@ -63,22 +64,22 @@ pub(crate) mod x86 {
     }
     dot!(
         /// `vpmaddwd`: exact for all operands.
-        Maddwd, Avx2, Pairs, "vpmaddwd + vpaddd", |acc, a, b| _mm256_add_epi32(acc, _mm256_madd_epi16(a, b))
+        Maddwd, Avx2, Pairs, false, "vpmaddwd + vpaddd", |acc, a, b| _mm256_add_epi32(acc, _mm256_madd_epi16(a, b))
     );
     dot!(
-        /// `vpmaddubsw`: half the bytes and more multiplies an instruction, for weights whose pairs cannot saturate it.
-        Maddubs, Avx2, Bytes, "vpmaddubsw + vpmaddwd + vpaddd", |acc, a, b| _mm256_add_epi32(
+        /// `vpmaddubsw`: half the bytes and more multiplies an instruction, in steps whose pairs cannot saturate it.
+        Maddubs, Avx2, Bytes, true, "vpmaddubsw + vpmaddwd + vpaddd", |acc, a, b| _mm256_add_epi32(
             acc,
             _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1))
         )
     );
     dot!(
         /// `vpdpbusd` of AVX-VNNI.
-        Dpbusd256, Avx2, Bytes, "vpdpbusd ymm", |acc, a, b| _mm256_dpbusd_avx_epi32(acc, a, b)
+        Dpbusd256, Avx2, Bytes, false, "vpdpbusd ymm", |acc, a, b| _mm256_dpbusd_avx_epi32(acc, a, b)
     );
     dot!(
         /// `vpdpbusd` of AVX-512 VNNI.
-        Dpbusd512, Avx512, Bytes, "vpdpbusd zmm", |acc, a, b| _mm512_dpbusd_epi32(acc, a, b)
+        Dpbusd512, Avx512, Bytes, false, "vpdpbusd zmm", |acc, a, b| _mm512_dpbusd_epi32(acc, a, b)
     );
     // The types are named where the rows are declared.
     const _: fn(__m256i, __m512i) = |_, _| ();
@@ -143,29 +144,25 @@ use aarch64::{Sdot, Smull};
 
 // NEON: 32 registers. 24 accumulators, four of B, one of A, and for `smull` two products.
 #[cfg(target_arch = "aarch64")]
-kernel!(NEON_6X16, gemm_u8s8s32_6x16x2_neon, Smull, Neon, Exact::Always, 4, [1 2 3 4 5 6]);
+kernel!(NEON_6X16, gemm_u8s8s32_6x16x2_neon, Smull, Neon, 4, [1 2 3 4 5 6]);
 #[cfg(target_arch = "aarch64")]
-kernel!(NEON_DOT_6X16, gemm_s8s8s32_6x16x4_neondot, Sdot, NeonDot, Exact::Always, feature "neon,dotprod", 4, [1 2 3 4 5 6]);
+kernel!(NEON_DOT_6X16, gemm_s8s8s32_6x16x4_neondot, Sdot, NeonDot, feature "neon,dotprod", 4, [1 2 3 4 5 6]);
 
-/// 255 · 128 is the largest pair sum that an i16 holds.
-#[cfg(any(test, target_arch = "x86_64"))]
-const I16_PAIRS: Exact = Exact::IfPairSumAtMost(128);
-
-// AVX2: 16 registers. Six rows of two are 12 accumulators, with two of B, one of A and one product.
+// AVX2: 16 registers. Six rows of two are 12 accumulators, with one of B, one of ones and one product.
 #[cfg(target_arch = "x86_64")]
-kernel!(AVX2_6X16_U8, gemm_u8s8s32_6x16x4_avx2_pairsum, Maddubs, Avx2, I16_PAIRS, feature "avx2,fma", 2, [1 2 3 4 5 6]);
+kernel!(AVX2_6X16_U8, gemm_u8s8s32_6x16x4_avx2_placed, Maddubs, Avx2, feature "avx2,fma", 2, [1 2 3 4 5 6]);
 #[cfg(target_arch = "x86_64")]
-kernel!(AVX2_4X16, gemm_u8s8s32_4x16x2_avx2_exact, Maddwd, Avx2, Exact::Always, feature "avx2,fma", 2, [1 2 3 4]);
+kernel!(AVX2_4X16, gemm_u8s8s32_4x16x2_avx2_exact, Maddwd, Avx2, feature "avx2,fma", 2, [1 2 3 4]);
 // AVX-VNNI: 16 registers, and no product to hold.
 #[cfg(target_arch = "x86_64")]
-kernel!(VNNI_6X16, gemm_u8s8s32_6x16x4_avxvnni, Dpbusd256, AvxVnni, Exact::Always, feature "avx2,fma,avxvnni", 2, [1 2 3 4 5 6]);
+kernel!(VNNI_6X16, gemm_u8s8s32_6x16x4_avxvnni, Dpbusd256, AvxVnni, feature "avx2,fma,avxvnni", 2, [1 2 3 4 5 6]);
 // AVX-512: 32 registers. 24 accumulators hide the latency of `vpdpbusd` twice over; the narrow tile is for few columns.
 #[cfg(target_arch = "x86_64")]
-kernel!(AVX512_6X64, gemm_u8s8s32_6x64x4_avx512vnni, Dpbusd512, Avx512Vnni, Exact::Always, feature "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni", 4, [1 2 3 4 5 6]);
+kernel!(AVX512_6X64, gemm_u8s8s32_6x64x4_avx512vnni, Dpbusd512, Avx512Vnni, feature "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni", 4, [1 2 3 4 5 6]);
 #[cfg(target_arch = "x86_64")]
-kernel!(AVX512_12X32, gemm_u8s8s32_12x32x4_avx512vnni, Dpbusd512, Avx512Vnni, Exact::Always, feature "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni", 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
+kernel!(AVX512_12X32, gemm_u8s8s32_12x32x4_avx512vnni, Dpbusd512, Avx512Vnni, feature "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni", 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
 #[cfg(target_arch = "x86_64")]
-kernel!(AVX512_12X16, gemm_u8s8s32_12x16x4_avx512vnni, Dpbusd512, Avx512Vnni, Exact::Always, feature "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni", 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
+kernel!(AVX512_12X16, gemm_u8s8s32_12x16x4_avx512vnni, Dpbusd512, Avx512Vnni, feature "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni", 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
 
 /// Every row, best first within a level.
 pub(crate) static ROWS: &[&GemmKernel] = &[
@@ -194,9 +191,7 @@ pub(crate) static ROWS: &[&GemmKernel] = &[
 #[cfg(test)]
 pub(crate) mod twins {
     use super::super::tile::Reg;
-    use super::{
-        Dot, Exact, Form, GemmKernel, I16_PAIRS, Lanes, Level, PlainPairs, RowCodes, Simd, TileArgs, kernel, tile,
-    };
+    use super::{Dot, Form, GemmKernel, Lanes, Level, PlainPairs, RowCodes, Simd, Steps, TileArgs, kernel, tile};
 
     /// Four u8 against four s8 on `L` emulated lanes. `SATURATE` adds pairs as `vpmaddubsw` does, and fails where that
     /// would saturate.
@@ -205,6 +200,7 @@ pub(crate) mod twins {
     impl<const L: usize, const SATURATE: bool> Dot for PlainBytes<L, SATURATE> {
         type Lanes = Lanes<L>;
         const FORM: Form = Form::Bytes;
+        const PLACED: bool = SATURATE;
         const INSTRUCTION: &'static str = "plain multiply-add";
 
         #[inline(always)]
@@ -239,14 +235,14 @@ pub(crate) mod twins {
         }
     }
 
-    kernel!(TWIN_6X16_U8, twin_6x16x4_avx2_pairsum, PlainBytes<8, true>, Portable, I16_PAIRS, 2, [1 2 3 4 5 6]);
-    kernel!(TWIN_4X16, twin_4x16x2_avx2_exact, PlainPairs<8>, Portable, Exact::Always, 2, [1 2 3 4]);
-    kernel!(TWIN_6X16, twin_6x16x4_avxvnni, PlainBytes<8, false>, Portable, Exact::Always, 2, [1 2 3 4 5 6]);
-    kernel!(TWIN_6X64, twin_6x64x4_avx512vnni, PlainBytes<16, false>, Portable, Exact::Always, 4, [1 2 3 4 5 6]);
-    kernel!(TWIN_12X32, twin_12x32x4_avx512vnni, PlainBytes<16, false>, Portable, Exact::Always, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
-    kernel!(TWIN_12X16, twin_12x16x4_avx512vnni, PlainBytes<16, false>, Portable, Exact::Always, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
+    kernel!(TWIN_6X16_U8, twin_6x16x4_avx2_placed, PlainBytes<8, true>, Portable, 2, [1 2 3 4 5 6]);
+    kernel!(TWIN_4X16, twin_4x16x2_avx2_exact, PlainPairs<8>, Portable, 2, [1 2 3 4]);
+    kernel!(TWIN_6X16, twin_6x16x4_avxvnni, PlainBytes<8, false>, Portable, 2, [1 2 3 4 5 6]);
+    kernel!(TWIN_6X64, twin_6x64x4_avx512vnni, PlainBytes<16, false>, Portable, 4, [1 2 3 4 5 6]);
+    kernel!(TWIN_12X32, twin_12x32x4_avx512vnni, PlainBytes<16, false>, Portable, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
+    kernel!(TWIN_12X16, twin_12x16x4_avx512vnni, PlainBytes<16, false>, Portable, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
 
-    kernel!(TWIN_6X16_S8, twin_6x16x4_neondot, PlainSignedBytes<4>, Portable, Exact::Always, 4, [1 2 3 4 5 6]);
+    kernel!(TWIN_6X16_S8, twin_6x16x4_neondot, PlainSignedBytes<4>, Portable, 4, [1 2 3 4 5 6]);
 
     pub(crate) static TWINS: &[&GemmKernel] = &[
         &super::super::amx::TWIN_32X32,

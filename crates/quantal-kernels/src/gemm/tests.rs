@@ -2,7 +2,7 @@ use quantal_tensor::arith;
 
 use super::rows::twins::TWINS;
 use super::{Epilogue, GemmCall, Residual, gemm};
-use crate::kernel::{Exact, GemmKernel, KERNELS, MAX_MR, MAX_NR, MAX_TILE, select};
+use crate::kernel::{GemmKernel, KERNELS, MAX_MR, MAX_NR, MAX_TILE, Steps, select};
 use crate::pack::{BView, MAX_K_SIGNED, PackedB};
 use crate::testing::{Seeded, code, emulate};
 use crate::{Isa, KernelError, Level, Threads};
@@ -51,21 +51,13 @@ impl Case {
         Self { m, k, n, fill, a_signed, b_signed, a_zero, b_zeros, gap: 0, transposed: false }
     }
 
-    fn operands(&self, kernel: &GemmKernel) -> (Vec<u8>, Vec<u8>) {
+    fn operands(&self) -> (Vec<u8>, Vec<u8>) {
         let mut seeded = Seeded::new((self.m * 31 + self.k * 7 + self.n) as u64);
         let (rows, columns) = ((self.m * (self.k + self.gap)).max(1), self.k * self.n);
-        let (a, mut b) = match self.fill {
+        match self.fill {
             Fill::Extreme { a, b } => (vec![a; rows], vec![b; columns]),
             Fill::Random => (seeded.bytes(rows), seeded.bytes(columns)),
-        };
-        if kernel.exact != Exact::Always {
-            // Within a pair sum of 128, the extremes are 64 + 64 and 128 + 0.
-            let flip = if self.b_signed { 0 } else { 0x80 };
-            for b in &mut b {
-                *b = ((*b ^ flip) as i8 / 2) as u8 ^ flip;
-            }
         }
-        (a, b)
     }
 
     /// `Σ (a − z_a)(b − z_b)` as plain loops, in 64 bits.
@@ -117,7 +109,7 @@ impl Case {
     /// Compares the sums of `kernel` with the reference, and that nothing between rows was written.
     fn check(&self, isa: Isa, kernel: &'static GemmKernel) {
         const UNTOUCHED: i32 = 0x5AFE;
-        let (a, b) = self.operands(kernel);
+        let (a, b) = self.operands();
         let packed = self.pack(isa, kernel, &b);
         let ldc = self.n + self.gap;
         let mut out = vec![UNTOUCHED; self.m * ldc];
@@ -199,7 +191,7 @@ fn codes_equal_the_arithmetic() {
             [(7, 33, 70, true, true), (13, 64, 9, false, false), (3, 5, 128, true, false)]
         {
             let case = Case { a_zero: 100, ..Case::new(m, k, n, Fill::Random) };
-            let (a, b) = case.operands(kernel);
+            let (a, b) = case.operands();
             let packed = case.pack(isa, kernel, &b);
             let sums = case.reference(&a, &b);
             let bias: Vec<i32> = (0..n).map(|_| seeded.below(20_000) as i32 - 10_000).collect();
@@ -246,7 +238,7 @@ fn codes_without_a_residual_equal_the_arithmetic() {
         let mut seeded = Seeded::new(11);
         for (n, b_zeros) in [(70, vec![]), (16, vec![3]), (33, (0..33).collect()), (5, vec![-9])] {
             let case = Case { a_zero: 90, b_zeros, ..Case::new(35, 70, n, Fill::Random) };
-            let (a, b) = case.operands(kernel);
+            let (a, b) = case.operands();
             let packed = case.pack(isa, kernel, &b);
             let sums = case.reference(&a, &b);
             let multiplier: Vec<f32> = (0..n).map(|_| seeded.float(1e-4, 4e-3)).collect();
@@ -338,7 +330,7 @@ fn the_largest_sums_end_at_the_ends_of_the_range() {
 fn floats_are_one_product_and_one_sum() {
     on_every_kernel(|isa, kernel| {
         let case = Case::new(5, 40, 19, Fill::Random);
-        let (a, b) = case.operands(kernel);
+        let (a, b) = case.operands();
         let packed = case.pack(isa, kernel, &b);
         let scale: Vec<f32> = (0..19).map(|j| 0.001 + j as f32 * 0.003).collect();
         let bias: Vec<f32> = (0..19).map(|j| j as f32 * 0.7 - 3.0).collect();
@@ -356,7 +348,7 @@ fn any_number_of_threads_gives_the_same_bits() {
     let isa = *Isa::available().last().unwrap();
     for (m, k, n) in [(200, 130, 100), (3, 500, 700), (1000, 64, 64)] {
         let case = Case { a_zero: 3, ..Case::new(m, k, n, Fill::Random) };
-        let (a, b) = case.operands(&crate::gemm::rows::PORTABLE_4X8);
+        let (a, b) = case.operands();
         let packed = PackedB::pack(isa, &BView::new(&b, true, k, n)).unwrap();
         let want = case.reference(&a, &b);
         for count in [1, 2, 3] {
@@ -369,19 +361,17 @@ fn any_number_of_threads_gives_the_same_bits() {
 }
 
 #[test]
-fn the_saturating_kernel_is_chosen_only_where_packing_proved_it_exact() {
-    assert_eq!(select(Level::Portable, 64, 0).level, Level::Portable);
-    for level in [Level::Avx2, Level::AvxVnni, Level::Avx512Vnni, Level::Amx] {
-        for n in [1, 8, 16, 17, 33, 64, 1000] {
-            assert_eq!(select(level, n, 129).exact, Exact::Always);
-        }
-    }
+fn steps_are_placed_only_where_they_stay_few() {
+    assert_eq!(select(Level::Portable, 64).level, Level::Portable);
     for isa in Isa::available().into_iter().filter(|isa| isa.level() == Level::Avx2) {
-        let kernel = |b: &[u8]| PackedB::pack(isa, &BView::new(b, true, b.len(), 1)).unwrap().kernel().exact;
-        assert_eq!(kernel(&[64, 64, 0xC0, 0xC0, 0x80]), Exact::IfPairSumAtMost(128));
-        assert_eq!(kernel(&[0, 64, 65, 0]), Exact::IfPairSumAtMost(128));
-        assert_eq!(kernel(&[64, 65]), Exact::Always);
-        assert_eq!(kernel(&[0, 0, 0x80, 0xFF]), Exact::Always);
+        let steps = |b: &[u8]| PackedB::pack(isa, &BView::new(b, true, b.len(), 1)).unwrap().kernel().steps;
+        // 128 of one sign fit, and of two signs any.
+        assert_eq!(steps(&[64, 64, 0xC0, 0xC0, 127, 0x80, 0x80]), Steps::Placed);
+        // A pair in 16 that does not fit is parted by one step more than the 8 that there are.
+        let mut few = [1; 32];
+        few[8..10].copy_from_slice(&[100, 100]);
+        assert_eq!(steps(&few), Steps::Placed);
+        assert_eq!(steps(&[127; 32]), Steps::Even);
     }
 }
 

@@ -9,8 +9,10 @@ use crate::simd::Simd;
 ///
 /// `starts` holds a pointer for each run; row `i` of a run starts `i·stride` bytes after it. What a row is multiplied
 /// by lies in `spans` pieces of `4·groups` bytes in the kernel's [`Form`], each `offsets[s]` bytes after the row's
-/// start. `panel` points to `spans·groups` times `nr` times 4 bytes; `sums` takes a row of `nr` accumulators for each
-/// row, of which the first `cols` matter. Each starts from its column's `init`.
+/// start. But where packing placed the steps, `places` has for each span how many there are, and for each step where
+/// in the span each register of columns reads 4 bytes. `panel` points to as many steps, of `nr` times 4 bytes each;
+/// `sums` takes a row of `nr` accumulators for each row, of which the first `cols` matter. Each starts from its column's
+/// `init`.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "some fields are for AMX alone"))]
 pub(crate) struct TileArgs {
     pub(crate) starts: *const *const u8,
@@ -18,6 +20,7 @@ pub(crate) struct TileArgs {
     pub(crate) offsets: *const usize,
     pub(crate) spans: usize,
     pub(crate) groups: usize,
+    pub(crate) places: *const u32,
     pub(crate) panel: *const u8,
     pub(crate) init: *const i32,
     pub(crate) sums: *mut i32,
@@ -40,6 +43,8 @@ pub(crate) trait Dot {
     const FORM: Form;
     /// Which codes of A those are.
     const ROW_CODES: RowCodes = RowCodes::U8;
+    /// Whether it must be fed in steps that packing placed.
+    const PLACED: bool = false;
     /// What it is made of, for people.
     const INSTRUCTION: &'static str;
     /// `acc + a·b` in each lane, wrapping and never saturating.
@@ -60,7 +65,7 @@ pub(crate) unsafe fn tile<D: Dot, const MR: usize, const NV: usize>(args: &TileA
     // SAFETY: the caller's promise; every access is within the extents that `TileArgs` states.
     unsafe {
         let rows = args.starts.cast::<[*const u8; MR]>().read();
-        let mut panel = args.panel;
+        let (mut panel, mut places) = (args.panel, args.places);
         let mut init = [D::Lanes::splat(0); NV];
         for (v, init) in init.iter_mut().enumerate() {
             *init = D::Lanes::load(args.init.add(lanes * v));
@@ -69,8 +74,13 @@ pub(crate) unsafe fn tile<D: Dot, const MR: usize, const NV: usize>(args: &TileA
         // A quarter of what a step reads; or the panel itself again and again, which costs less than to ask each time.
         let (mut ahead, ahead_step) = if args.ahead.is_null() { (panel, 0) } else { (args.ahead, lanes * NV) };
         for span in 0..args.spans {
-            let mut at = *args.offsets.add(span);
-            let end = at + 4 * args.groups;
+            let start = *args.offsets.add(span);
+            let mut groups = args.groups;
+            if D::PLACED {
+                groups = *places as usize;
+                places = places.add(1);
+            }
+            let (mut at, end) = (start, start + 4 * groups);
             while at < end {
                 let mut b = [D::Lanes::splat(0); NV];
                 for (v, b) in b.iter_mut().enumerate() {
@@ -79,10 +89,21 @@ pub(crate) unsafe fn tile<D: Dot, const MR: usize, const NV: usize>(args: &TileA
                 panel = panel.add(4 * lanes * NV);
                 fetch(ahead);
                 ahead = ahead.wrapping_add(ahead_step);
-                for r in 0..MR {
-                    let a = D::Lanes::splat(rows[r].add(at).cast::<i32>().read_unaligned());
+                if D::PLACED {
                     for v in 0..NV {
-                        acc[r][v] = D::dot(acc[r][v], a, b[v]);
+                        let place = start + *places.add(v) as usize;
+                        for r in 0..MR {
+                            let a = D::Lanes::splat(rows[r].add(place).cast::<i32>().read_unaligned());
+                            acc[r][v] = D::dot(acc[r][v], a, b[v]);
+                        }
+                    }
+                    places = places.add(NV);
+                } else {
+                    for r in 0..MR {
+                        let a = D::Lanes::splat(rows[r].add(at).cast::<i32>().read_unaligned());
+                        for v in 0..NV {
+                            acc[r][v] = D::dot(acc[r][v], a, b[v]);
+                        }
                     }
                 }
                 at += 4;

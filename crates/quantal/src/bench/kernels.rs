@@ -12,7 +12,7 @@ use quantal_kernels::conv::winograd::WINOGRAD_KERNELS;
 use quantal_kernels::conv::{ConvCall, PackedConv, conv};
 use quantal_kernels::dwconv::{DwConvCall, PackedDwConv, dwconv};
 use quantal_kernels::gemm::{Epilogue, GemmCall, gemm};
-use quantal_kernels::kernel::{Exact, GemmKernel, KERNELS, select};
+use quantal_kernels::kernel::{GemmKernel, KERNELS, Steps, select};
 use quantal_kernels::pack::{BView, PackedB};
 use quantal_kernels::{Isa, KernelError, Threads};
 use quantal_runtime::Unit;
@@ -34,8 +34,8 @@ pub struct KernelRow {
     pub peak_gops: Option<f64>,
     /// The part of the peak that it reaches. A kernel that needs fewer multiplications than the definition may pass 1.
     pub peak_share: Option<f64>,
-    /// Whether it is exact for all weights, or only for those whose neighbours are small.
-    pub exact_for_all: bool,
+    /// Whether it takes as many steps whatever the weights are, or fewest where neighbours are small.
+    pub even_steps: bool,
     /// Whether dispatch picks it for any weights.
     pub pick: bool,
     /// Whether dispatch picks it for weights whose neighbours are small.
@@ -115,7 +115,7 @@ struct Contestant {
     name: &'static str,
     level: &'static str,
     unit: Unit,
-    exact_for_all: bool,
+    even_steps: bool,
     weights: Packed,
     /// Nanoseconds of the fastest run.
     least: f64,
@@ -172,7 +172,7 @@ fn at(
             gops,
             peak_gops,
             peak_share: peak_gops.map(|peak| gops / peak),
-            exact_for_all: c.exact_for_all,
+            even_steps: c.even_steps,
             pick: (c.name, c.level) == picks[0],
             pick_for_small: (c.name, c.level) == picks[1],
         }
@@ -181,10 +181,10 @@ fn at(
     Ok(ProblemRow { shape: problem.to_string(), network, macs: problem.macs(), rows, pick_over_best })
 }
 
-/// How much longer the picks take than the best that is exact for their weights.
+/// How much longer the picks take than the best that is for their weights.
 fn pick_over_best(contestants: &[Contestant], [any, small]: [(&str, &str); 2]) -> f64 {
     let over = |pick: (&str, &str), all: bool| {
-        let able = || contestants.iter().filter(move |c| all || c.exact_for_all);
+        let able = || contestants.iter().filter(move |c| all || c.even_steps);
         let best = able().map(|c| c.least).fold(f64::INFINITY, f64::min);
         able().find(|c| (c.name, c.level) == pick).map_or(1.0, |c| c.least / best)
     };
@@ -214,7 +214,7 @@ fn contestants(problem: &Problem, isa: Isa, weights: &[u8]) -> Result<Vec<Contes
         name: kernel.name,
         level: kernel.level.name(),
         unit: Unit::Codes(kernel),
-        exact_for_all: kernel.exact == Exact::Always,
+        even_steps: kernel.steps == Steps::Even,
         weights,
         least: f64::INFINITY,
     };
@@ -237,7 +237,7 @@ fn contestants(problem: &Problem, isa: Isa, weights: &[u8]) -> Result<Vec<Contes
             .map(|have| {
                 let packed = PackedDwConv::pack(have, g, weights, true, &[])?;
                 let (name, level) = (packed.kernel(), have.level().name());
-                let row = select(have.level().of_vectors(), g.c_in, u32::MAX);
+                let row = select(have.level().of_vectors(), g.c_in);
                 Ok(Contestant { name, level, ..new(row, Packed::Depthwise(Box::new(packed))) })
             })
             .collect(),
@@ -345,13 +345,13 @@ fn run(problem: &Problem, weights: &Packed, operands: &mut Operands, threads: &T
 mod tests {
     use super::*;
 
-    fn contestant(name: &'static str, exact_for_all: bool, least: f64) -> Contestant {
+    fn contestant(name: &'static str, even_steps: bool, least: f64) -> Contestant {
         let weights = Packed::Product(PackedB::empty(Isa::PORTABLE));
-        Contestant { name, level: "avx2", unit: Unit::F32, exact_for_all, weights, least }
+        Contestant { name, level: "avx2", unit: Unit::F32, even_steps, weights, least }
     }
 
     #[test]
-    fn a_pick_is_judged_among_kernels_that_are_exact_for_its_weights() {
+    fn a_pick_is_judged_among_kernels_that_are_for_its_weights() {
         let all =
             [contestant("pairs", false, 50.0), contestant("wide", true, 110.0), contestant("narrow", true, 100.0)];
         let judge = |any, small| pick_over_best(&all, [(any, "avx2"), (small, "avx2")]);

@@ -7,7 +7,7 @@ use crate::gemm::rows::PlainPairs;
 use crate::gemm::tile::{Dot, TileArgs, tile};
 #[cfg(target_arch = "x86_64")]
 use crate::kernel::Form;
-use crate::kernel::{Exact, GemmKernel, RowCodes};
+use crate::kernel::{GemmKernel, RowCodes, Steps};
 use crate::simd::Simd;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::x86::{Avx2, Avx512};
@@ -53,7 +53,7 @@ macro_rules! winograd {
                     nr: $nv * <<$dot as Dot>::Lanes as Simd>::LANES,
                     kr: <$dot as Dot>::FORM.kr(),
                     form: <$dot as Dot>::FORM,
-                    exact: Exact::Always,
+                    steps: Steps::Even,
                     instruction: <$dot as Dot>::INSTRUCTION,
                     run: 1,
                     row_codes: RowCodes::U8,
