@@ -148,11 +148,11 @@ kernel!(NEON_6X16, gemm_u8s8s32_6x16x2_neon, Smull, Neon, 4, [1 2 3 4 5 6]);
 #[cfg(target_arch = "aarch64")]
 kernel!(NEON_DOT_6X16, gemm_s8s8s32_6x16x4_neondot, Sdot, NeonDot, feature "neon,dotprod", 4, [1 2 3 4 5 6]);
 
-// AVX2: 16 registers. Six rows of two are 12 accumulators, with one of B, one of ones and one product.
+// AVX2: 16 registers. Six rows of two are 12 accumulators; what else a step holds at once is three or four.
 #[cfg(target_arch = "x86_64")]
 kernel!(AVX2_6X16_U8, gemm_u8s8s32_6x16x4_avx2_placed, Maddubs, Avx2, feature "avx2,fma", 2, [1 2 3 4 5 6]);
 #[cfg(target_arch = "x86_64")]
-kernel!(AVX2_4X16, gemm_u8s8s32_4x16x2_avx2_exact, Maddwd, Avx2, feature "avx2,fma", 2, [1 2 3 4]);
+kernel!(AVX2_6X16, gemm_u8s8s32_6x16x2_avx2_exact, Maddwd, Avx2, feature "avx2,fma", 2, [1 2 3 4 5 6]);
 // AVX-VNNI: 16 registers, and no product to hold.
 #[cfg(target_arch = "x86_64")]
 kernel!(VNNI_6X16, gemm_u8s8s32_6x16x4_avxvnni, Dpbusd256, AvxVnni, feature "avx2,fma,avxvnni", 2, [1 2 3 4 5 6]);
@@ -179,7 +179,7 @@ pub(crate) static ROWS: &[&GemmKernel] = &[
     #[cfg(target_arch = "x86_64")]
     &AVX2_6X16_U8,
     #[cfg(target_arch = "x86_64")]
-    &AVX2_4X16,
+    &AVX2_6X16,
     #[cfg(target_arch = "aarch64")]
     &NEON_DOT_6X16,
     #[cfg(target_arch = "aarch64")]
@@ -236,7 +236,7 @@ pub(crate) mod twins {
     }
 
     kernel!(TWIN_6X16_U8, twin_6x16x4_avx2_placed, PlainBytes<8, true>, Portable, 2, [1 2 3 4 5 6]);
-    kernel!(TWIN_4X16, twin_4x16x2_avx2_exact, PlainPairs<8>, Portable, 2, [1 2 3 4]);
+    kernel!(TWIN_6X16_PAIRS, twin_6x16x2_avx2_exact, PlainPairs<8>, Portable, 2, [1 2 3 4 5 6]);
     kernel!(TWIN_6X16, twin_6x16x4_avxvnni, PlainBytes<8, false>, Portable, 2, [1 2 3 4 5 6]);
     kernel!(TWIN_6X64, twin_6x64x4_avx512vnni, PlainBytes<16, false>, Portable, 4, [1 2 3 4 5 6]);
     kernel!(TWIN_12X32, twin_12x32x4_avx512vnni, PlainBytes<16, false>, Portable, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
@@ -248,7 +248,7 @@ pub(crate) mod twins {
         &super::super::amx::TWIN_32X32,
         &TWIN_6X16_S8,
         &TWIN_6X16_U8,
-        &TWIN_4X16,
+        &TWIN_6X16_PAIRS,
         &TWIN_6X16,
         &TWIN_6X64,
         &TWIN_12X32,
