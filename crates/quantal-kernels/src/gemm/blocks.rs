@@ -198,7 +198,9 @@ fn sweep(job: &Job, all_columns: &[Columns], cold: bool, laid: &Laid, panels: Ra
     let kernel = job.b.kernel();
     #[cfg(target_arch = "x86_64")]
     let _configured = Configured::new(kernel);
-    // A tile is ended while the next one is computed: its stores have left the core by then, and the two overlap.
+    // Tiles are ended while the next ones are computed: their stores have left the core by then, and the two overlap. A
+    // few small ones are ended together, or it would cost as much to begin as to do.
+    let together = MAX_TILE / (kernel.mr * kernel.nr);
     let mut sums = [const { Sums([0; MAX_TILE + 16]) }; 2];
     let mut pending: Option<Block> = None;
     let mut turn = 0;
@@ -225,19 +227,24 @@ fn sweep(job: &Job, all_columns: &[Columns], cold: bool, laid: &Laid, panels: Ra
         };
         // Even tiles: 7 rows are 4 + 3, not 6 + 1. The longer ones come first.
         let (least, longer) = (runs / tiles, runs % tiles);
-        let mut from = 0;
+        let (mut from, mut ended) = (0, 0);
         for t in 0..tiles {
             let count = least + usize::from(t < longer);
-            let sums = &mut sums[turn];
-            turn = 1 - turn;
             args.starts = laid.starts[from..from + count].as_ptr();
-            args.sums = sums.0.as_mut_ptr();
+            args.sums = sums[turn].0[(from - ended) * kernel.run * kernel.nr..].as_mut_ptr();
             args.ahead = next.map_or(std::ptr::null(), |next| ahead(next, t, tiles));
-            let rows = from * kernel.run..(from + count) * kernel.run;
             from += count;
+            // SAFETY: the kernel was selected for a detected `Isa`; a tile has a table entry for its 1 or more runs; all
+            // that it reads of A was laid out by the source for `job.wanted`, which is of the same B; a panel has the
+            // steps that B says; `sums` holds `together` of the largest tiles and a register more.
+            unsafe { kernel.tiles[count - 1](&args) };
+            if (t + 1) % together != 0 && t + 1 != tiles {
+                continue;
+            }
+            let rows = ended * kernel.run..from * kernel.run;
             let terms = if job.row_terms { laid.terms[rows.clone()].as_ptr() } else { std::ptr::null() };
             let block = Block {
-                sums: sums.0.as_ptr(),
+                sums: sums[turn].0.as_ptr(),
                 ld: kernel.nr,
                 rows: rows.len(),
                 cols,
@@ -247,15 +254,12 @@ fn sweep(job: &Job, all_columns: &[Columns], cold: bool, laid: &Laid, panels: Ra
                 pixels: laid.pixels[rows].as_ptr(),
                 row_terms: terms,
             };
-            // SAFETY: the kernel was selected for a detected `Isa`; a tile has a table entry for its 1 or more runs; all
-            // that it reads of A was laid out by the source for `job.wanted`, which is of the same B; a panel has the
-            // steps that B says; `sums` holds the largest tile and a register more; pixels and columns are those of the
-            // checked output, and no two tasks share one.
-            unsafe {
-                kernel.tiles[count - 1](&args);
-                if let Some(block) = pending.replace(block) {
-                    finish(job.b.isa(), &block, job.epilogue);
-                }
+            turn = 1 - turn;
+            ended = from;
+            if let Some(block) = pending.replace(block) {
+                // SAFETY: the sums of the block are there; pixels and columns are those of the checked output, and no two
+                // tasks share one.
+                unsafe { finish(job.b.isa(), &block, job.epilogue) };
             }
         }
     }
