@@ -88,6 +88,8 @@ pub struct GemmKernel {
     pub(crate) run: usize,
     /// Which rows it multiplies as they are.
     pub(crate) row_codes: RowCodes,
+    /// A kernel that reads the same panels and is faster at so few rows.
+    pub(crate) few: Option<(usize, &'static GemmKernel)>,
     /// `tiles[r − 1]` computes `r` runs of rows.
     pub(crate) tiles: &'static [unsafe fn(&TileArgs)],
     /// Its instruction alone, fed in one of two ways, so many rounds, and how many multiply-adds a round has; `None` where
@@ -179,6 +181,7 @@ macro_rules! kernel {
                 instruction: <$dot as Dot>::INSTRUCTION,
                 run: 1,
                 row_codes: <$dot as Dot>::ROW_CODES,
+                few: None,
                 tiles: &[$(rows::<$mr>),+],
                 peak: Some((peak, $crate::gemm::peak::multiply_adds::<$dot>())),
             };

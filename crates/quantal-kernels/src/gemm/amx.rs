@@ -6,6 +6,10 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::asm;
 
+#[cfg(target_arch = "x86_64")]
+use super::rows::AVX512_12X32;
+#[cfg(test)]
+use super::rows::twins::TWIN_12X32;
 use super::tile::TileArgs;
 use crate::Level;
 use crate::kernel::{Form, GemmKernel, RowCodes, Steps};
@@ -14,6 +18,8 @@ use crate::kernel::{Form, GemmKernel, RowCodes, Steps};
 pub(crate) const ROWS: usize = 16;
 /// Columns of a panel: two tile registers.
 const NR: usize = 32;
+/// Up to so many rows are left to `vpdpbusd`, whose panels of as many columns are the same: a tile register multiplies 16.
+const FEW_ROWS: usize = 4;
 /// Bytes of a row of a tile register.
 const ROW_BYTES: usize = 64;
 
@@ -30,6 +36,7 @@ const fn row(name: &'static str, level: Level, tiles: &'static [unsafe fn(&TileA
         instruction: "tdpbusd",
         run: ROWS,
         row_codes: RowCodes::Either,
+        few: None,
         tiles,
         peak: None,
     }
@@ -38,13 +45,16 @@ const fn row(name: &'static str, level: Level, tiles: &'static [unsafe fn(&TileA
 #[cfg(target_arch = "x86_64")]
 pub(crate) static AMX_32X32: GemmKernel = GemmKernel {
     peak: Some((x86::peak, 4 * (ROWS * ROWS * ROW_BYTES) as u64)),
+    few: Some((FEW_ROWS, &AVX512_12X32)),
     ..row("gemm_u8s8s32_32x32x64_amx", Level::Amx, &[x86::one_run, x86::two_runs])
 };
 
 /// The same in plain Rust, for testing on CPUs without AMX.
 #[cfg(test)]
-pub(crate) static TWIN_32X32: GemmKernel =
-    row("twin_32x32x64_amx512", Level::Portable, &[twin::tile::<1>, twin::tile::<2>]);
+pub(crate) static TWIN_32X32: GemmKernel = GemmKernel {
+    few: Some((FEW_ROWS, &TWIN_12X32)),
+    ..row("twin_32x32x64_amx512", Level::Portable, &[twin::tile::<1>, twin::tile::<2>])
+};
 
 /// Tile registers of 16 rows of 64 bytes each, on this thread and until it is dropped.
 #[cfg(target_arch = "x86_64")]

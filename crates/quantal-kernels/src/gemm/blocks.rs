@@ -12,7 +12,7 @@ use super::epilogue::{Block, Columns, NO_ROW, RawEpilogue, finish};
 use super::source::{Laid, Source, Wanted, with_laid};
 use super::tile::TileArgs;
 use crate::arena::with_scratch;
-use crate::kernel::{Form, MAX_TILE};
+use crate::kernel::{Form, GemmKernel, MAX_TILE};
 use crate::pack::PackedB;
 use crate::{Level, Threads};
 
@@ -32,6 +32,8 @@ const AMX_END_PRODUCTS: usize = 128;
 /// One product over some columns of the output.
 pub(crate) struct Job<'a> {
     b: &'a PackedB,
+    /// The kernel that `b` was packed for, or one that reads the same panels.
+    kernel: &'static GemmKernel,
     source: Source<'a>,
     /// Whether tiles read s8.
     signed: bool,
@@ -62,12 +64,14 @@ impl<'a> Job<'a> {
         epilogue: &'a RawEpilogue,
         first: usize,
     ) -> Self {
-        let (signed, flip, shift) = b.kernel().row_codes.of(a_signed);
-        let wanted = Wanted::new(b, flip);
+        let few = b.kernel().few.filter(|few| matches!(source, Source::Rows(rows) if rows.m <= few.0));
+        let kernel = few.map_or(b.kernel(), |few| few.1);
+        let (signed, flip, shift) = kernel.row_codes.of(a_signed);
+        let wanted = Wanted::new(b, kernel, flip);
         let none = if b_zero_points.is_empty() { b.shift() != 0 } else { false };
         let row_terms = none || b_zero_points.iter().any(|&z| z != b.shift());
         let a_zero = a_zero_point + shift;
-        Self { b, source, signed, wanted, a_zero, b_zero_points, row_terms, epilogue, first }
+        Self { b, kernel, source, signed, wanted, a_zero, b_zero_points, row_terms, epilogue, first }
     }
 
     /// `−z_b` of column `j`, as held.
@@ -82,7 +86,7 @@ impl<'a> Job<'a> {
 
     /// What the columns of panel `p` add and multiply by.
     fn columns(&self, p: usize) -> Columns {
-        let nr = self.b.kernel().nr;
+        let nr = self.kernel.nr;
         let first = p * nr;
         let sums = &self.b.column_sums(p)[..nr.min(self.b.n() - first)];
         let zero_point = |j: usize| self.neg_zero_point(first + j);
@@ -117,7 +121,7 @@ impl<'a> Job<'a> {
 
 /// Runs `job`.
 pub(crate) fn run(job: &Job, threads: &Threads) {
-    let (kernel, panels) = (job.b.kernel(), job.b.panel_count());
+    let (kernel, panels) = (job.kernel, job.b.panel_count());
     let (units, unit_rows) = (job.source.units(), job.source.unit_rows());
     let m = units * unit_rows;
     if m == 0 || panels == 0 {
@@ -142,19 +146,16 @@ pub(crate) fn run(job: &Job, threads: &Threads) {
     let blocks = units.div_ceil(most).next_multiple_of(row_splits);
     let block = units.div_ceil(blocks).next_multiple_of(whole);
     let blocks = units.div_ceil(block);
+    // Blocks of one thread: the first of them finds B in no cache near it.
+    let own = blocks.div_ceil(row_splits);
     with_columns(|columns| {
         columns.extend((0..panels).map(|p| job.columns(p)));
         let columns = &columns[..];
         let task = |i: usize| {
             let (b, split) = (i % blocks, i / blocks);
             let units = b * block..units.min((b + 1) * block);
-            run_block(
-                job,
-                columns,
-                b == 0,
-                units,
-                split * panels / column_splits..(split + 1) * panels / column_splits,
-            );
+            let panels = split * panels / column_splits..(split + 1) * panels / column_splits;
+            run_block(job, columns, b % own == 0, units, panels);
         };
         let tasks = blocks * column_splits;
         if wanted == 1 {
@@ -195,7 +196,7 @@ fn run_block(job: &Job, columns: &[Columns], cold: bool, units: Range<usize>, pa
 
 /// Computes the rows of `laid` × `panels`.
 fn sweep(job: &Job, all_columns: &[Columns], cold: bool, laid: &Laid, panels: Range<usize>) {
-    let kernel = job.b.kernel();
+    let kernel = job.kernel;
     #[cfg(target_arch = "x86_64")]
     let _configured = Configured::new(kernel);
     // Tiles are ended while the next ones are computed: their stores have left the core by then, and the two overlap. A

@@ -40,8 +40,8 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    pub(crate) fn new(b: &PackedB, flip: u8) -> Self {
-        let &GemmKernel { form, run, .. } = b.kernel();
+    pub(crate) fn new(b: &PackedB, kernel: &GemmKernel, flip: u8) -> Self {
+        let &GemmKernel { form, run, .. } = kernel;
         Self { form, run, flip, span: b.span(), span_bytes: 4 * b.span_groups() }
     }
 }

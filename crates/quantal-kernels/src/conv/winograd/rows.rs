@@ -57,6 +57,7 @@ macro_rules! winograd {
                     instruction: <$dot as Dot>::INSTRUCTION,
                     run: 1,
                     row_codes: RowCodes::U8,
+                    few: None,
                     tiles: &[$(rows::<$mr>),+],
                     peak: Some((registers, multiply_adds::<$dot>())),
                 },
