@@ -28,6 +28,8 @@ pub(crate) enum Verb {
     Run(RunArgs),
     /// Show what each decision costs on this model: the table to choose a recipe by
     Explain(ExplainArgs),
+    /// Say whether data is fit to calibrate with, and which part of it is the best
+    CheckData(CheckDataArgs),
     /// Show which nodes cost accuracy, and which would give it back
     Sensitivity(SensitivityArgs),
     /// Measure the accuracy of a classifier on labelled data
@@ -99,6 +101,31 @@ pub(crate) struct SensitivityArgs {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) samples: u32,
     /// The recipe that the nodes are quantized by
+    #[arg(long, value_name = "NAME|FILE", default_value = "balanced")]
+    pub(crate) recipe: String,
+    #[command(flatten)]
+    pub(crate) threads: Threads,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct CheckDataArgs {
+    /// The float model
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// What the model will see: is it covered by the ranges that --data gives?
+    #[arg(long, value_name = "PATH")]
+    pub(crate) against: Option<PathBuf>,
+    /// Most samples of each to look at, evenly spaced [default: all]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) samples: Option<u32>,
+    /// Choose so many samples that cover the data best
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pick: Option<u32>,
+    /// Write the names of the chosen samples here, one a line
+    #[arg(short, long, value_name = "FILE", requires = "pick")]
+    pub(crate) output: Option<PathBuf>,
+    /// The recipe whose ranges are looked at
     #[arg(long, value_name = "NAME|FILE", default_value = "balanced")]
     pub(crate) recipe: String,
     #[command(flatten)]

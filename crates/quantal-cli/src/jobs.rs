@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 mod bar;
 mod bench;
+mod check_data;
 mod explain;
 mod paths;
 mod quantize;
@@ -22,6 +23,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     let result = match &args.verb {
         Verb::Quantize(a) => quantize::quantize(a, args.json),
         Verb::Explain(a) => explain::explain(a, args.json),
+        Verb::CheckData(a) => check_data::check_data(a, args.json),
         Verb::Sensitivity(a) => sensitivity::sensitivity(a, args.json),
         Verb::Compare(a) => compare(a, args.json),
         Verb::Quickstart(a) => quickstart(a, args.json),

@@ -1,5 +1,7 @@
 //! A dataset: what a path holds, checked against the model, and its samples as a stream.
 
+mod figures;
+
 use crate::arrays::{Naming, Stack, matched, take_label};
 use crate::error::{Error, one_line, shown};
 use crate::fit::{InputSpec, batch_of_one, fit, fit_sample};

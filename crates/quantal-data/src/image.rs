@@ -151,6 +151,28 @@ impl Plan {
         std::array::from_fn(|p| (p as f32 * scale - mean) / std)
     }
 
+    /// The pixels that an input was made of, from 0 (black) to 1 (white), row by row for each channel, and the width of a
+    /// row: all of a channel, where the input is flat.
+    pub(crate) fn planes(&self, input: &Tensor) -> (Vec<Vec<f32>>, usize) {
+        let channels = self.preprocess.channel_count();
+        let values = input.to_f32_vec().unwrap_or_default();
+        let count = values.len() / channels;
+        let plane = |c: usize| {
+            let table = self.values(c);
+            let (start, step) = match self.layout {
+                Layout::Nchw => (c * count, 1),
+                Layout::Nhwc => (c, channels),
+            };
+            let pixel = |v: &f32| (v - table[0]) / (table[255] - table[0]);
+            values.iter().skip(start).step_by(step).take(count).map(pixel).collect()
+        };
+        let width = match self.layout {
+            Layout::Nchw => input.shape().last(),
+            Layout::Nhwc => input.shape().iter().nth_back(1),
+        };
+        ((0..channels).map(plane).collect(), width.copied().unwrap_or(1))
+    }
+
     fn level(&self, pixel: &[u8], c: usize) -> u8 {
         match (self.preprocess.channels, pixel) {
             (_, &[gray]) => gray,

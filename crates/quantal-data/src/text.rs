@@ -92,6 +92,13 @@ impl Text {
     }
 }
 
+/// Number of tokens that the feeds of a sentence hold: those of its mask, where there is one.
+pub(crate) fn length(feeds: &[(String, Tensor)]) -> usize {
+    let mask = feeds.iter().find(|(name, _)| name.to_lowercase().contains("mask"));
+    let kept = mask.and_then(|(_, t)| t.to_i64_vec()).map(|m| m.iter().filter(|&&v| v != 0).count());
+    kept.unwrap_or_else(|| feeds.first().map_or(0, |(_, t)| t.len()))
+}
+
 /// The sentences of a text, and their labels if its lines end in a tab and an integer. Blank lines are passed over.
 fn sentences(name: &str, text: &str) -> Result<(Vec<(usize, Range<usize>)>, Option<Vec<u32>>), Error> {
     let mut lines: Vec<(usize, Range<usize>)> = Vec::new();

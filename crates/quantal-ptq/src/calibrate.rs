@@ -17,7 +17,7 @@ use quantal_tensor::Tensor;
 use std::collections::BTreeMap;
 
 /// What was seen of the values that need a range.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Calibration {
     /// Number of samples.
     pub samples: usize,
@@ -75,13 +75,8 @@ pub fn calibrate(
     norms: &[ValueId],
     runs: &mut Runs<'_>,
 ) -> Result<Calibration> {
-    let mut calibration = Calibration {
-        samples: 0,
-        observed: BTreeMap::new(),
-        means: BTreeMap::new(),
-        spreads: norms.iter().map(|&v| (v, Spread::default())).collect(),
-        balances: BTreeMap::new(),
-    };
+    let mut calibration =
+        Calibration { spreads: norms.iter().map(|&v| (v, Spread::default())).collect(), ..Calibration::default() };
     let uses = graph.uses();
     for group in groups {
         for &v in group.members.iter().filter(|&&v| graph.value(v).constant.is_none()) {

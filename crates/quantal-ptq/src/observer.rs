@@ -163,7 +163,7 @@ fn count(histogram: &mut Histogram, isa: Isa, values: &[f32], found: &Survey) {
 }
 
 /// Every bit of the result depends on every bit of `x` (the finalizer of MurmurHash3).
-fn mixed(mut x: u32) -> u32 {
+pub(crate) fn mixed(mut x: u32) -> u32 {
     x = (x ^ (x >> 16)).wrapping_mul(0x85eb_ca6b);
     x = (x ^ (x >> 13)).wrapping_mul(0xc2b2_ae35);
     x ^ (x >> 16)

@@ -17,6 +17,7 @@
 
 pub mod bench;
 mod budget;
+mod check_data;
 mod compare;
 mod engine;
 mod error;
@@ -33,6 +34,9 @@ mod sensitivity;
 mod variations;
 
 pub use budget::{Budget, HeldOut, Ladder, Rung, quantize_within};
+pub use check_data::{
+    AgainstRow, Classes, DataCheck, Distribution, FigureRow, GrowthRow, Problem, RangeRow, StretchRow, check_data,
+};
 pub use compare::{Comparison, LayerRow, compare};
 pub use engine::Engine;
 pub use error::Error;

@@ -66,6 +66,31 @@ fn images_are_cropped_normalized_and_joined_with_their_labels() {
 }
 
 #[test]
+fn figures_of_images_are_those_of_the_pixels_in_any_layout_and_normalization() {
+    let folder = tempfile::tempdir().unwrap();
+    save_png(&folder.path().join("a.png"), 4, 6, 50);
+    let levels: Vec<f64> = (0..24).flat_map(|i| [i % 6, i / 6, 50]).map(|level| f64::from(level) / 255.0).collect();
+    let mean = levels.iter().sum::<f64>() / 72.0;
+    let variance = levels.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 72.0;
+    // Levels 0 and 1 are black: two columns of red, two rows of green. Of 3 · (5 · 4 + 6 · 3) steps, one level each, red
+    // takes those to the right, green those below.
+    let (black, step) = ((8.0 + 12.0) / 72.0, (20.0 + 18.0) / 114.0 / (255.0 * 255.0));
+    let expected = [mean, variance.sqrt(), black, 0.0, step / (2.0 * variance)];
+    for (preset, shape) in [("imagenet", [0, 3, 4, 6]), ("imagenet", [0, 4, 6, 3]), ("caffe-bgr", [0, 3, 4, 6])] {
+        let preset = Preprocess::from_argument(preset).unwrap();
+        let preprocess = Some(Preprocess { resize: crate::preprocess::Resize::None, ..preset });
+        let spec = DataSpec { path: folder.path().to_path_buf(), preprocess, ..DataSpec::default() };
+        let dataset = Dataset::open(&spec, &[input("x", DType::F32, &shape)]).unwrap();
+        let figures = dataset.figures(&all(&dataset)[0]);
+        assert_eq!(figures.len(), expected.len());
+        for ((name, figure), expected) in figures.iter().zip(expected) {
+            // Normalization rounds to 24 bits, and steps are one 255th.
+            assert!((figure - expected).abs() < 1e-5, "{name}: {figure}, not {expected}");
+        }
+    }
+}
+
+#[test]
 fn broken_images_are_errors_that_name_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bad.png");
