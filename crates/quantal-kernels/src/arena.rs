@@ -1,4 +1,4 @@
-//! Scratch memory: aligned to a cache line, owned by a thread, kept between calls.
+//! Memory in whole cache lines: scratch that a thread keeps between calls, and packed weights.
 
 use quantal_tensor::slab::Piece;
 use std::cell::RefCell;
@@ -25,7 +25,7 @@ impl Default for Lines {
 }
 
 impl Lines {
-    /// The buffer with room for at least `bytes`, zeroed where it is new. `None` if memory ran out.
+    /// The buffer with room for at least `bytes`, zeroed where it is new; what lasts is new whenever it grows. `None` if memory ran out.
     pub(crate) fn reserve(&mut self, bytes: usize) -> Option<&mut [u8]> {
         match self {
             Self::Growing(lines) => {

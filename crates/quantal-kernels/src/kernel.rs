@@ -194,6 +194,16 @@ pub(crate) use kernel;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gemm::rows::twins::TWINS;
+
+    #[test]
+    fn a_kernel_for_few_rows_reads_the_same_panels() {
+        for kernel in KERNELS.iter().chain(TWINS) {
+            let Some((_, few)) = kernel.few else { continue };
+            assert!(few.level <= kernel.level && few.nr == kernel.nr && few.form == kernel.form, "{}", kernel.name);
+            assert!(kernel.kr.is_multiple_of(few.kr) && few.steps == kernel.steps, "{}", kernel.name);
+        }
+    }
 
     #[test]
     fn a_peak_loop_runs_where_its_instructions_are() {

@@ -74,6 +74,8 @@ impl<'a> BView<'a> {
 pub struct PackedB {
     isa: Isa,
     kernel: &'static GemmKernel,
+    /// Whether the kernel was a choice of one's own.
+    pinned: bool,
     k: usize,
     n: usize,
     /// Rows in a span; divides `k`, and is 0 only if that is.
@@ -121,7 +123,7 @@ impl PackedB {
         span: usize,
     ) -> Result<Self, KernelError> {
         b.check()?;
-        let mut packed = Self { panels: Lines::Lasting(None), ..Self::empty(isa) };
+        let mut packed = Self { panels: Lines::Lasting(None), pinned: kernel.is_some(), ..Self::empty(isa) };
         if let Some(kernel) = kernel {
             if !isa.can_run(kernel.level) {
                 return Err(KernelError::Geometry("the kernel is not for this CPU"));
@@ -145,6 +147,7 @@ impl PackedB {
         Self {
             isa,
             kernel: select(isa.level(), 0),
+            pinned: false,
             k: 0,
             n: 0,
             span: 0,
@@ -264,6 +267,13 @@ impl PackedB {
     /// The kernel that reads it.
     pub fn kernel(&self) -> &'static GemmKernel {
         self.kernel
+    }
+
+    /// The kernel that multiplies `rows` rows by it: few may go to another one that reads the same panels, but where the
+    /// kernel was one's own choice.
+    pub fn kernel_for(&self, rows: usize) -> &'static GemmKernel {
+        let few = self.kernel.few.filter(|few| rows <= few.0 && !self.pinned);
+        few.map_or(self.kernel, |few| few.1)
     }
 
     /// Depth of the sum.

@@ -30,7 +30,9 @@ pub struct Block {
     /// The product that makes it; `None` if a normalization or a constant factor does.
     pub maker: Option<Product>,
     /// Constant vectors that multiply it elsewhere: they take the factors as the readers' weights do.
-    multiplied: Vec<ValueId>,
+    pub multiplied: Vec<ValueId>,
+    /// Whether all between its maker and it leaves what is above 0 as it is, and brings nothing above 0.
+    pub rectified: bool,
     /// What is divided with the channels besides the maker's weights: biases, the scale of a normalization.
     vectors: Vec<ValueId>,
 }
@@ -81,7 +83,8 @@ impl Block {
         };
         let multiplied = others.iter().filter_map(factor).collect();
         others.retain(|id| factor(id).is_none());
-        let mut block = Self { value, channels, readers, others, maker: None, multiplied, vectors: Vec::new() };
+        let mut block =
+            Self { value, channels, readers, others, maker: None, multiplied, rectified: true, vectors: Vec::new() };
         block.find_maker(graph, uses, makers, conv)?;
         block.vectors.iter().all(fits).then_some(block)
     }
@@ -102,7 +105,12 @@ impl Block {
             let id = uses.producer(at)?;
             let node = graph.node(id);
             at = match node.op {
-                Op::Relu | Op::LeakyRelu | Op::PRelu => node.input(0)?,
+                Op::Relu => node.input(0)?,
+                // A slope below 0 does bring it.
+                Op::LeakyRelu | Op::PRelu => {
+                    self.rectified = false;
+                    node.input(0)?
+                }
                 Op::MaxPool if conv => node.input(0)?,
                 Op::Add | Op::Mul if !conv => {
                     let is_vector = |&v: &ValueId| graph.constant(Some(v)).is_some();

@@ -12,7 +12,7 @@
 //!
 //! Large biases make activations reach far afterwards, so they are absorbed (section 4.1.3): what a channel never falls
 //! below, `c = max(0, min x)`, leaves the bias before a Relu and goes, times the weights, into those behind. The paper
-//! takes c from batch norm as β − 3γ; here it is the minimum over the samples. A product with padding cannot take it: its
+//! takes c from batch norm as β − 3γ; here it is the minimum over the samples, so that the function is kept on what they show. A product with padding cannot take it: its
 //! zeros would have to become −c. Unlike the paper, a Clip (ReLU6) is never taken for a Relu: the function is kept.
 
 use crate::bias_correction::add_to_bias;
@@ -35,6 +35,9 @@ pub struct Equalized {
 
 /// Rounds over all blocks, at most.
 const ROUNDS: usize = 50;
+/// Weights of a channel are dead that reach no more than this part of the furthest: made as large as others, they would
+/// take the bias with them.
+const DEAD: f64 = 1e-8;
 /// Factors this near to 1 move nothing.
 const SETTLED: f64 = 0.001;
 
@@ -57,7 +60,7 @@ pub fn equalize(graph: &mut Graph, products: &[Product], runs: &mut Runs<'_>) ->
     }
     let count = blocks.len();
     let takes = |p: &Product| WeightRows::of(graph, p).is_some_and(|rows| !rows.form.is_padded());
-    blocks.retain(|b| b.readers.iter().all(takes));
+    blocks.retain(|b| b.rectified && b.multiplied.is_empty() && b.readers.iter().all(takes));
     let mut absorbed = 0;
     for (value, reach) in channel_reach("equalize", graph, &blocks, runs)? {
         let block = blocks.iter().find(|b| b.value == value).expect("only blocks were watched");
@@ -66,7 +69,7 @@ pub fn equalize(graph: &mut Graph, products: &[Product], runs: &mut Runs<'_>) ->
     Ok(Equalized { blocks: count, absorbed })
 }
 
-/// The factor of each channel; 1 where one side has no weights but zeros.
+/// The factor of each channel; 1 where one side is dead.
 fn factors(graph: &Graph, block: &Block) -> Vec<f64> {
     let rows = |p: &Product| WeightRows::of(graph, p).expect("a block is made of matrix products");
     let made = rows(block.maker.as_ref().expect("only blocks with one are equalized")).reach_of_outputs();
@@ -74,8 +77,11 @@ fn factors(graph: &Graph, block: &Block) -> Vec<f64> {
     for reader in &block.readers {
         read.iter_mut().zip(rows(reader).reach_of_inputs()).for_each(|(a, b)| *a = a.max(b));
     }
-    let factor = |(made, read): (&f64, &f64)| (made / read).sqrt();
-    made.iter().zip(&read).map(factor).map(|s| if s > 0.0 && s.is_finite() { s } else { 1.0 }).collect()
+    let dead = [&made, &read].map(|reach| DEAD * reach.iter().copied().fold(0.0, f64::max));
+    let factor = |(&made, &read): (&f64, &f64)| {
+        if made <= dead[0] || read <= dead[1] { 1.0 } else { (made / read).sqrt() }
+    };
+    made.iter().zip(&read).map(factor).collect()
 }
 
 /// Moves what the channels of a block never fall below into the biases behind it. False if there is nothing to move, or a

@@ -85,7 +85,7 @@ pub struct ChosenRange {
 /// that leave other nodes in float share it.
 #[derive(Clone, Debug)]
 pub struct Prepared {
-    /// The float graph, its weights perhaps rearranged; it computes what the original does.
+    /// The float graph, its weights perhaps rearranged; on what calibration saw it computes what the original does.
     pub graph: Graph,
     /// How they were.
     pub rearranged: Rearranged,

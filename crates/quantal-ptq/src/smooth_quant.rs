@@ -46,7 +46,6 @@ const TENTHS: std::ops::RangeInclusive<u32> = 0..=10;
 const LEAST_GAIN: f64 = 0.2;
 /// Channels count as if they reached at least this part of the furthest: dead ones must not get all room.
 const LEAST_REACH: f64 = 1e-5;
-
 /// Smooths what `products` read, wherever that helps.
 pub fn smooth(graph: &mut Graph, products: &[Product], recipe: &Recipe, runs: &mut Runs<'_>) -> Result<Vec<Smoothed>> {
     let blocks = blocks(graph, products);
@@ -61,7 +60,9 @@ pub fn smooth(graph: &mut Graph, products: &[Product], recipe: &Recipe, runs: &m
             let factors = trials.factors(alpha);
             (trials.error(&factors), alpha, factors)
         };
-        let best = TENTHS.map(of_alpha).min_by(|a, b| a.0.total_cmp(&b.0));
+        // Where there is nothing to err on, factors mean nothing, and may not even be numbers.
+        let trials = TENTHS.map(of_alpha).filter(|trial| trial.0 < before && trial.2.iter().all(|s| s.is_normal()));
+        let best = trials.min_by(|a, b| a.0.total_cmp(&b.0));
         let Some((error, alpha, factors)) = best.filter(|b| b.0 <= (1.0 - LEAST_GAIN) * before) else { continue };
         block.scale(graph, &factors)?;
         let name = Arc::clone(&graph.value(block.value).name);

@@ -112,19 +112,16 @@ fn of_step(step: &Step, isa: Isa, x: &[usize], y: &[usize], plain: impl Fn() -> 
             }
         },
         Step::QProduct(product) => {
-            let unit = Some(Unit::Codes(product.b.kernel()));
             let (n, k) = (product.b.n(), product.b.k());
-            Work {
-                kernel: product.b.kernel().name,
-                bytes: (n * k) as u64,
-                ..gemm_work(kernel, unit, count(y), n, k, 1)
-            }
+            let used = product.b.kernel_for(count(y) / n.max(1));
+            let unit = Some(Unit::Codes(used));
+            Work { kernel: used.name, bytes: (n * k) as u64, ..gemm_work(kernel, unit, count(y), n, k, 1) }
         }
         Step::RowProduct(product) => {
             let (n, k) = (product.b.n(), product.b.k());
-            let unit = Some(Unit::Codes(product.b.kernel()));
-            let name = product.b.kernel().name;
-            Work { kernel: name, bytes: (n * k) as u64, ..gemm_work(kernel, unit, count(y), n, k, 1) }
+            let used = product.b.kernel_for(count(y) / n.max(1));
+            let unit = Some(Unit::Codes(used));
+            Work { kernel: used.name, bytes: (n * k) as u64, ..gemm_work(kernel, unit, count(y), n, k, 1) }
         }
         Step::Product(product) => {
             let (n, k) = (product.n(), product.k());

@@ -1,6 +1,8 @@
 //! Memory for what a run reads and writes over and over: pieces of slabs, on huge pages where the system has them. With
 //! pages of 4 KiB a network needs more translations than a CPU keeps, and scattered pages compete for the same sets of
 //! the L2 cache.
+//!
+//! What a piece gives back stays with its slab, for other pieces, until all of them are gone.
 
 use memmap2::{MmapMut, MmapRaw};
 use offset_allocator::{Allocation, Allocator};
@@ -42,25 +44,28 @@ impl Piece {
         let lines = u32::try_from(len.div_ceil(LINE)).ok()?.max(1);
         let mut slabs = SLABS.lock().unwrap_or_else(PoisonError::into_inner);
         slabs.retain(|slab| slab.strong_count() > 0);
-        if let Some(piece) = slabs.iter().filter_map(Weak::upgrade).find_map(|slab| Self::take(&slab, lines, len)) {
-            return Some(piece);
-        }
-        let slab = Arc::new(Slab::new((lines as usize * LINE).max(SLAB_BYTES))?);
-        slabs.push(Arc::downgrade(&slab));
-        Self::take(&slab, lines, len)
+        let found = slabs.iter().filter_map(Weak::upgrade).find_map(|slab| Self::take(&slab, lines, len));
+        let (mut piece, used) = match found {
+            Some(found) => found,
+            None => {
+                let slab = Arc::new(Slab::holding(lines)?);
+                slabs.push(Arc::downgrade(&slab));
+                Self::take(&slab, lines, len)?
+            }
+        };
+        drop(slabs);
+        piece[..used].fill(0);
+        Some(piece)
     }
 
-    fn take(slab: &Arc<Slab>, lines: u32, len: usize) -> Option<Self> {
+    /// A piece, and how many of its bytes hold what others left.
+    fn take(slab: &Arc<Slab>, lines: u32, len: usize) -> Option<(Self, usize)> {
         let mut book = slab.book.lock().unwrap_or_else(PoisonError::into_inner);
         let allocation = book.allocator.allocate(lines)?;
         let (from, to) = (allocation.offset as usize, allocation.offset as usize + lines as usize);
         let used = book.fresh.clamp(from, to) - from;
         book.fresh = book.fresh.max(to);
-        drop(book);
-        let mut piece = Self { slab: Arc::clone(slab), allocation, len };
-        let used = len.min(used * LINE);
-        piece[..used].fill(0);
-        Some(piece)
+        Some((Self { slab: Arc::clone(slab), allocation, len }, len.min(used * LINE)))
     }
 
     fn start(&self) -> *mut u8 {
@@ -95,12 +100,14 @@ impl Drop for Piece {
 }
 
 impl Slab {
-    fn new(bytes: usize) -> Option<Self> {
-        let map = MmapMut::map_anon(bytes).ok()?;
+    /// One that a piece of so many lines fits in.
+    fn holding(lines: u32) -> Option<Self> {
+        // The allocator looks for room among sizes of 4 significant bits, rounded up, and files what it has rounded down.
+        let lines = lines.checked_add(lines / 8 + 1)?.max((SLAB_BYTES / LINE) as u32);
+        let map = MmapMut::map_anon(lines as usize * LINE).ok()?;
         // A system that has none refuses; small pages serve as well.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
-        let lines = u32::try_from(bytes / LINE).ok()?;
         let allocator = Allocator::with_max_allocs(lines, MOST_PIECES);
         Some(Self { map: map.into(), book: Mutex::new(Book { allocator, fresh: 0 }) })
     }
@@ -112,7 +119,7 @@ mod tests {
 
     #[test]
     fn pieces_are_apart_and_zero_however_often_their_lines_were_used() {
-        let sizes = [1, 64, 1000, SLAB_BYTES - 100, 3 * SLAB_BYTES, 0, 5];
+        let sizes = [1, 64, 1000, SLAB_BYTES - 100, SLAB_BYTES + 1, 100 << 20, 0, 5];
         for round in 1..4_u8 {
             let mut pieces: Vec<Piece> = sizes.iter().map(|&n| Piece::zeroed(n).unwrap()).collect();
             for (piece, n) in pieces.iter().zip(sizes) {

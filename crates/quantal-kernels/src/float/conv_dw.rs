@@ -112,6 +112,8 @@ mod tests {
             ([2, 19, 40, 7], 96, [1, 1], [1, 1]),
             ([1, 120, 90, 3], 33, [3, 3], [2, 2]),
             ([3, 5, 6, 8], 20, [1, 1], [1, 1]),
+            // The last strip of these ends in padding and needs no row more.
+            ([1, 128, 128, 3], 144, [1, 1], [1, 1]),
         ] {
             let f = ConvGeometry::new(input, middle, kernel, stride, [1, 1], [0; 4], 1).expect("valid");
             let between = [f.batch, f.h_out, f.w_out, f.c_out];
@@ -143,7 +145,7 @@ mod tests {
         conv(Isa::PORTABLE, f, &x, &w, &first.epilogue, &mut between, &one);
         dwconv(Isa::PORTABLE, g, &between, &dw, &second.epilogue, &mut expected, &one);
         for isa in Isa::available() {
-            for count in [1, 3] {
+            for count in [1, 3, 4] {
                 let mut out = vec![f32::NAN; expected.len()];
                 conv_dw(isa, &x, &first, &second, &mut out, &Threads::new(count));
                 assert_same_bits(&out, &expected, &format!("{isa} {f:?} {g:?} on {count}"));

@@ -180,7 +180,10 @@ pub(super) unsafe fn rows(
     ldc: usize,
     a: &mut [f32],
 ) {
-    let blocks = (end - begin).div_ceil(M_BLOCK).max(1);
+    if begin == end {
+        return;
+    }
+    let blocks = (end - begin).div_ceil(M_BLOCK);
     let height = (end - begin).div_ceil(blocks).next_multiple_of(row.tile_rows);
     for first in (begin..end).step_by(height) {
         let rows = (first, end.min(first + height));

@@ -64,8 +64,10 @@ impl<'a> Job<'a> {
         epilogue: &'a RawEpilogue,
         first: usize,
     ) -> Self {
-        let few = b.kernel().few.filter(|few| matches!(source, Source::Rows(rows) if rows.m <= few.0));
-        let kernel = few.map_or(b.kernel(), |few| few.1);
+        let kernel = match source {
+            Source::Rows(rows) => b.kernel_for(rows.m),
+            Source::Image(_) => b.kernel(),
+        };
         let (signed, flip, shift) = kernel.row_codes.of(a_signed);
         let wanted = Wanted::new(b, kernel, flip);
         let none = if b_zero_points.is_empty() { b.shift() != 0 } else { false };

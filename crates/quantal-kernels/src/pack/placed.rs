@@ -68,8 +68,9 @@ fn plan(b: &BView, from: usize) -> Steps {
     let flip = b.flip();
     let mut left = vec![[0; COLUMNS]; b.k.next_multiple_of(4)];
     for j in 0..COLUMNS.min(b.n.saturating_sub(from)) {
-        let column = b.bytes[(from + j) * b.stride_n..].iter().step_by(b.stride_k.max(1));
-        left.iter_mut().zip(column.take(b.k)).for_each(|(row, &code)| row[j] = i16::from((code ^ flip) as i8));
+        for (i, row) in left[..b.k].iter_mut().enumerate() {
+            row[j] = i16::from((b.bytes[(from + j) * b.stride_n + i * b.stride_k] ^ flip) as i8);
+        }
     }
     let mut steps = Steps::default();
     let mut next = 0;

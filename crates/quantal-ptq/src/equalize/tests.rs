@@ -37,7 +37,9 @@ fn sqnr_db(a: &Graph, b: &Graph) -> f64 {
         session.run(&feeds(x)).unwrap().remove(0).1.as_slice::<f32>().to_vec()
     };
     let mut sums = SqnrSums::default();
-    samples().iter().for_each(|x| sums.add(&run(a, x), &run(b, x)));
+    for x in &samples() {
+        sums.add(&run(a, x), &run(b, x));
+    }
     sums.db()
 }
 
@@ -156,4 +158,37 @@ fn what_a_clip_bounds_or_others_read_is_left_alone() {
         equalized(&b.graph).1.blocks
     };
     assert_eq!([clipped(true, false), clipped(false, true), clipped(false, false)], [0, 0, 1]);
+}
+
+#[test]
+fn a_dead_channel_keeps_its_bias() {
+    let mut b = Build::new();
+    let x = b.input("x", &SHAPE);
+    let w = weight(&mut b, [8, 8, 1, 1], &[1e-20, 4.0, 1.0, 2.0], &[1.0]);
+    let bias = b.constant_of("bias", &[8], &[1.0; 8]);
+    let y = b.node(Op::Conv, &[x, w, bias], Attrs::new());
+    let y = b.unary(Op::Relu, y);
+    let y = b.conv(y, 4);
+    b.graph.outputs = vec![y];
+    let (even, _) = equalized(&b.graph);
+    let products = place(&even, &Recipe::default()).unwrap().products;
+    let bias = even.constant(products[0].weighted.bias).unwrap();
+    assert!(bias.as_slice::<f32>().iter().all(|b| b.abs() < 100.0), "{:?}", bias.as_slice::<f32>());
+}
+
+#[test]
+fn nothing_is_absorbed_through_a_slope() {
+    // Sums of −5 become 5 where the slope is −1: a value that never falls below 0 proves nothing of what makes it.
+    let mut b = Build::new();
+    let x = b.input("x", &SHAPE);
+    let w = b.constant("w", &[8, 8, 1, 1]);
+    let bias = b.constant_of("bias", &[8], &[-100.0; 8]);
+    let y = b.node(Op::Conv, &[x, w, bias], Attrs::new());
+    let y = b.node(Op::LeakyRelu, &[y], Attrs::new().with("alpha", Attr::Float(-1.0)));
+    let w = weight(&mut b, [4, 8, 1, 1], &[1.0], &[1.0]);
+    let y = b.binary(Op::Conv, y, w);
+    b.graph.outputs = vec![y];
+    let (even, done) = equalized(&b.graph);
+    assert_eq!(done, Equalized { blocks: 1, absorbed: 0 });
+    assert!(sqnr_db(&b.graph, &even) > 80.0, "{} dB", sqnr_db(&b.graph, &even));
 }

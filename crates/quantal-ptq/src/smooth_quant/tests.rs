@@ -76,7 +76,9 @@ fn made(graph: &Graph, text: &str) -> ([f64; 2], Rearranged) {
     };
     let db = |other: &Graph| {
         let mut sums = SqnrSums::default();
-        data.iter().for_each(|x| sums.add(&run(graph, x), &run(other, x)));
+        for x in &data {
+            sums.add(&run(graph, x), &run(other, x));
+        }
         sums.db()
     };
     ([db(&prepared.graph), db(&quantized.graph)], quantized.rearranged)
