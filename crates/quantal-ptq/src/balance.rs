@@ -56,12 +56,19 @@ impl Balance {
         let positions = values.len() / channels;
         self.extended |= positions > shape[0];
         let step = positions.div_ceil(POSITIONS);
+        let moments = |((sum, square), v): ((&mut f64, &mut f64), &f32)| {
+            let v = f64::from(*v);
+            *sum += v;
+            *square += v * v;
+        };
         for p in (0..positions).step_by(step) {
             let start = p / inner * inner * channels + p % inner;
-            for (c, v) in values[start..].iter().step_by(inner).take(channels).enumerate() {
-                let v = f64::from(*v);
-                self.sums[c] += v;
-                self.squares[c] += v * v;
+            let sums = self.sums.iter_mut().zip(&mut self.squares);
+            // Nearly all values lie channels-last, and only a loop over neighbours becomes vector instructions.
+            if inner == 1 {
+                sums.zip(&values[start..start + channels]).for_each(moments);
+            } else {
+                sums.zip(values[start..].iter().step_by(inner)).for_each(moments);
             }
             self.count += 1;
         }
