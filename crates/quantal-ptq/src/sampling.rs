@@ -230,7 +230,7 @@ mod tests {
                 let plan = over(&held, |runs| quantize(&graph, &recipe, runs)).unwrap().plan;
                 let of_plan = |t: &Tracked| match &plan.encodings[&t.group.members[0]].params {
                     Params::Static(params) => params.scale.clone(),
-                    other => panic!("{other:?}"),
+                    other @ Params::Unset => panic!("{other:?}"),
                 };
                 assert_eq!(*count, held.len());
                 assert!(tracked.iter().zip(scales).all(|(t, s)| of_plan(t) == [*s]), "{kind}, {count} samples");

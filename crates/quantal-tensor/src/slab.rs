@@ -45,13 +45,12 @@ impl Piece {
         let mut slabs = SLABS.lock().unwrap_or_else(PoisonError::into_inner);
         slabs.retain(|slab| slab.strong_count() > 0);
         let found = slabs.iter().filter_map(Weak::upgrade).find_map(|slab| Self::take(&slab, lines, len));
-        let (mut piece, used) = match found {
-            Some(found) => found,
-            None => {
-                let slab = Arc::new(Slab::holding(lines)?);
-                slabs.push(Arc::downgrade(&slab));
-                Self::take(&slab, lines, len)?
-            }
+        let (mut piece, used) = if let Some(found) = found {
+            found
+        } else {
+            let slab = Arc::new(Slab::holding(lines)?);
+            slabs.push(Arc::downgrade(&slab));
+            Self::take(&slab, lines, len)?
         };
         drop(slabs);
         piece[..used].fill(0);

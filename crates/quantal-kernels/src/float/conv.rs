@@ -9,7 +9,6 @@ use super::scratch::Shared;
 use crate::{ConvGeometry, Isa, Threads};
 
 /// The weight of a convolution, packed per group: rows in the order (ky, kx, channel).
-#[derive(Clone)]
 pub struct PackedConv {
     groups: Vec<PackedB>,
 }
@@ -22,11 +21,11 @@ impl PackedConv {
     pub fn pack(g: &ConvGeometry, weight: &[f32]) -> Self {
         assert!(g.valid(), "a valid geometry");
         assert!(Some(weight.len()) >= g.checked_weight_len(), "a weight of {} values", weight.len());
-        let (channels, n) = (g.c_in / g.groups, g.c_out / g.groups);
+        let n = g.c_out / g.groups;
         let taps = g.kernel[0] * g.kernel[1];
         let pack = |group: usize| {
             let own = &weight[group * n * g.k()..][..n * g.k()];
-            PackedB::pack_rows(own, (g.k(), n, g.k()), |k| k % channels * taps + k / channels)
+            PackedB::from_taps(own, (g.k(), n), taps)
         };
         Self { groups: (0..g.groups).map(pack).collect() }
     }

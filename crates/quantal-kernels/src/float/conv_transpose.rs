@@ -9,7 +9,6 @@ use super::unary;
 use crate::{ConvGeometry, Isa, Threads};
 
 /// The weight of a transposed convolution, packed per group: rows in the order (ky, kx, channel).
-#[derive(Clone)]
 pub struct PackedConvTranspose {
     groups: Vec<PackedB>,
 }
