@@ -1,7 +1,8 @@
 //! The tile of AMX: 32 × 32 accumulators in four tile registers, 64 elements of K a step.
 //!
 //! A tile register has 16 rows of 64 bytes. Two take 16 rows of A each, two take 16 groups of B for 16 columns each,
-//! which is how a panel lies anyway, so a step is 4 loads and 4 products, and is bound by the products.
+//! which is how a panel lies anyway, so a step is 4 loads and 4 products. B is loaded with the hint that it will not be
+//! wanted again soon: where K is large, a panel is larger than L1, and would drive A out of it.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::asm;
@@ -201,7 +202,7 @@ mod x86 {
                         product!(args, *args.starts, init [
                             "tileloadd tmm0, [{a0} + {left}]",
                         ], step [
-                            "tileloadd tmm6, [{b} + {pitch}]",
+                            "tileloaddt1 tmm6, [{b} + {pitch}]",
                             "tileloadd tmm4, [{a0} + {stride}]",
                             concat!($dot, " tmm0, tmm4, tmm6"),
                         ], store [
@@ -219,9 +220,9 @@ mod x86 {
                             "tileloadd tmm0, [{a0} + {left}]",
                             "tileloadd tmm1, [{a0} + {left} + 64]",
                         ], step [
-                            "tileloadd tmm6, [{b} + {pitch}]",
+                            "tileloaddt1 tmm6, [{b} + {pitch}]",
                             "tileloadd tmm4, [{a0} + {stride}]",
-                            "tileloadd tmm7, [{b} + {pitch} + 64]",
+                            "tileloaddt1 tmm7, [{b} + {pitch} + 64]",
                             concat!($dot, " tmm0, tmm4, tmm6"),
                             concat!($dot, " tmm1, tmm4, tmm7"),
                         ], store [
@@ -240,7 +241,7 @@ mod x86 {
                             "tileloadd tmm0, [{a0} + {left}]",
                             "tileloadd tmm2, [{a0} + {left}]",
                         ], step [
-                            "tileloadd tmm6, [{b} + {pitch}]",
+                            "tileloaddt1 tmm6, [{b} + {pitch}]",
                             "tileloadd tmm4, [{a0} + {stride}]",
                             "tileloadd tmm5, [{a1} + {stride}]",
                             concat!($dot, " tmm0, tmm4, tmm6"),
@@ -263,9 +264,9 @@ mod x86 {
                             "tileloadd tmm2, [{a0} + {left}]",
                             "tileloadd tmm3, [{a0} + {left} + 64]",
                         ], step [
-                            "tileloadd tmm6, [{b} + {pitch}]",
+                            "tileloaddt1 tmm6, [{b} + {pitch}]",
                             "tileloadd tmm4, [{a0} + {stride}]",
-                            "tileloadd tmm7, [{b} + {pitch} + 64]",
+                            "tileloaddt1 tmm7, [{b} + {pitch} + 64]",
                             concat!($dot, " tmm0, tmm4, tmm6"),
                             "tileloadd tmm5, [{a1} + {stride}]",
                             concat!($dot, " tmm1, tmm4, tmm7"),
