@@ -95,11 +95,29 @@ pub(crate) struct RawEpilogue {
 }
 
 #[derive(Clone, Copy)]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 packs four registers"))]
 enum RawOut {
-    Codes { zero_point: i32, lo: f32, hi: f32, add: Option<RawResidual>, table: *const u8, out: *mut u8, packs: bool },
+    Codes(RawCodes),
     F32(*mut f32),
     I32(*mut i32),
+}
+
+/// [`Epilogue::Codes`]. It is read where it lies: to copy it would cost as much as to end a small tile.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 packs four registers"))]
+struct RawCodes {
+    /// Of the codes that are written.
+    zero_point: i32,
+    /// The ends of the codes that a sum is rounded to, as distances from their zero point.
+    lo: f32,
+    hi: f32,
+    add: Option<RawResidual>,
+    /// The ends of the codes that are written.
+    qmin: i32,
+    qmax: i32,
+    /// Whether saturating packs may end them.
+    packs: bool,
+    table: *const u8,
+    out: *mut u8,
 }
 
 #[derive(Clone, Copy)]
@@ -114,18 +132,21 @@ struct RawResidual {
     hi: f32,
 }
 
-impl RawResidual {
-    /// Stands for none where none is read.
-    const NONE: Self = Self {
-        codes: std::ptr::null(),
-        signed: false,
-        ld: 0,
-        neg_zero_point: 0,
-        multiplier: 0.0,
-        sum_multiplier: 0.0,
-        lo: 0.0,
-        hi: 0.0,
-    };
+impl RawCodes {
+    /// The residual, or one that is not to be read.
+    fn residual(&self) -> &RawResidual {
+        const NONE: &RawResidual = &RawResidual {
+            codes: std::ptr::null(),
+            signed: false,
+            ld: 0,
+            neg_zero_point: 0,
+            multiplier: 0.0,
+            sum_multiplier: 0.0,
+            lo: 0.0,
+            hi: 0.0,
+        };
+        self.add.as_ref().unwrap_or(NONE)
+    }
 }
 
 // SAFETY: the pointers come from borrows that outlive the call which shares them; `RawEpilogue` reads through all of
@@ -145,10 +166,9 @@ pub(crate) fn clamp_ends(zero_point: i32, qmin: i32, qmax: i32) -> Result<(f32, 
 /// Whether saturating packs end codes as the arithmetic does: the range is one of u8 or of s8, and every float that is
 /// rounded fits an i32. A sum is at most 2³¹ and its multiplier less than 1; a code is at most 255 from its zero point,
 /// that of a residual at most 510.
-fn saturating_packs(zero_point: i32, multiplier: &[f32], ends: (f32, f32), add: Option<&RawResidual>) -> bool {
+fn saturating_packs(qmin: i32, qmax: i32, multiplier: &[f32], add: Option<&RawResidual>) -> bool {
     const TAME: f32 = (1 << 21) as f32;
-    let (lo, hi) = add.map_or(ends, |add| (add.lo, add.hi));
-    let one_sign = lo as i32 + zero_point >= 0 || hi as i32 + zero_point <= 127;
+    let one_sign = qmin >= 0 || qmax <= 127;
     let tame = |add: &RawResidual| {
         add.neg_zero_point.abs() <= 255 && add.multiplier.abs() < TAME && add.sum_multiplier.abs() < TAME
     };
@@ -181,8 +201,8 @@ impl RawEpilogue {
                 let (lo, hi) = clamp_ends(zero_point, qmin, qmax)?;
                 let multipliers = multiplier;
                 let (multiplier, multiplier_step) = check_multiplier(multipliers)?;
-                let (add, zero_point) = match add {
-                    None => (None, zero_point),
+                let (add, zero_point, qmin, qmax) = match add {
+                    None => (None, zero_point, qmin, qmax),
                     Some(r) => {
                         check_length("the residual", r.codes.len(), extent(rows, n, r.ld))?;
                         let (lo, hi) = clamp_ends(r.out_zero_point, r.qmin, r.qmax)?;
@@ -196,12 +216,13 @@ impl RawEpilogue {
                             lo,
                             hi,
                         };
-                        (Some(raw), r.out_zero_point)
+                        (Some(raw), r.out_zero_point, r.qmin, r.qmax)
                     }
                 };
                 let table = table.map_or(std::ptr::null(), |t| t.as_ptr());
-                let packs = saturating_packs(zero_point, multipliers, (lo, hi), add.as_ref());
-                let out = RawOut::Codes { zero_point, lo, hi, add, table, out: out.as_mut_ptr(), packs };
+                let packs = saturating_packs(qmin, qmax, multipliers, add.as_ref());
+                let out = out.as_mut_ptr();
+                let out = RawOut::Codes(RawCodes { zero_point, lo, hi, add, qmin, qmax, packs, table, out });
                 Ok(Self { bias: check_bias(bias)?, multiplier, multiplier_step, bias_f32: std::ptr::null(), ldc, out })
             }
             Epilogue::F32 { bias, scale, bias_f32, out, ldc } => {
@@ -235,7 +256,7 @@ impl RawEpilogue {
         // SAFETY: the caller's promise.
         unsafe {
             match &mut self.out {
-                RawOut::Codes { out, .. } => *out = out.add(offset),
+                RawOut::Codes(codes) => codes.out = codes.out.add(offset),
                 RawOut::F32(out) => *out = out.add(offset),
                 RawOut::I32(out) => *out = out.add(offset),
             }
@@ -353,10 +374,12 @@ unsafe fn finish_body<S: Simd>(block: &Block, epilogue: &RawEpilogue) {
     // SAFETY: handed on.
     unsafe {
         match (&epilogue.out, block.row_terms.is_null()) {
-            (RawOut::Codes { add: None, .. }, true) => finish_codes::<S, false, false>(block, epilogue),
-            (RawOut::Codes { add: None, .. }, false) => finish_codes::<S, true, false>(block, epilogue),
-            (RawOut::Codes { add: Some(_), .. }, true) => finish_codes::<S, false, true>(block, epilogue),
-            (RawOut::Codes { add: Some(_), .. }, false) => finish_codes::<S, true, true>(block, epilogue),
+            (RawOut::Codes(codes), summed) => match (&codes.add, summed) {
+                (None, true) => finish_codes::<S, false, false>(block, codes, epilogue.ldc),
+                (None, false) => finish_codes::<S, true, false>(block, codes, epilogue.ldc),
+                (Some(_), true) => finish_codes::<S, false, true>(block, codes, epilogue.ldc),
+                (Some(_), false) => finish_codes::<S, true, true>(block, codes, epilogue.ldc),
+            },
             (RawOut::F32(out), _) => finish_floats::<S>(block, epilogue, *out),
             (RawOut::I32(out), _) => finish_sums::<S>(block, epilogue, *out),
         }
@@ -364,11 +387,11 @@ unsafe fn finish_body<S: Simd>(block: &Block, epilogue: &RawEpilogue) {
 }
 
 /// # Safety
-/// As [`finish`] and [`Simd`]; `epilogue` makes codes, with a residual if `ADD`; `block` has row terms if `TERMS`.
+/// As [`finish`] and [`Simd`]; `codes` have a residual if `ADD`, and `block` has row terms if `TERMS`.
 #[inline(always)]
-unsafe fn finish_codes<S: Simd, const TERMS: bool, const ADD: bool>(block: &Block, epilogue: &RawEpilogue) {
-    let RawOut::Codes { zero_point, lo, hi, add, table, out, .. } = epilogue.out else { return };
-    let add = add.unwrap_or(RawResidual::NONE);
+unsafe fn finish_codes<S: Simd, const TERMS: bool, const ADD: bool>(block: &Block, codes: &RawCodes, ldc: usize) {
+    let &RawCodes { zero_point, lo, hi, table, out, .. } = codes;
+    let add = codes.residual();
     let &Block { cols, first, .. } = block;
     let whole = cols - cols % S::LANES;
     for r in 0..block.rows {
@@ -380,14 +403,14 @@ unsafe fn finish_codes<S: Simd, const TERMS: bool, const ADD: bool>(block: &Bloc
             if pixel == NO_ROW {
                 continue;
             }
-            let out = out.add(pixel * epilogue.ldc + first);
+            let out = out.add(pixel * ldc + first);
             let residual = add.codes.wrapping_add(pixel * add.ld + first);
             let multiplier = block.columns.multiplier.as_ptr();
             for col in (0..whole).step_by(S::LANES) {
                 let scaled = S::mul_f(S::to_f(total::<S, TERMS>(block, r, col)), S::load_f(multiplier.add(col)));
                 let mut code = S::clamp_round(scaled, lo, hi);
                 if ADD {
-                    code = add_residual::<S>(code, residual.add(col), &add);
+                    code = add_residual::<S>(code, residual.add(col), add);
                 }
                 S::store_bytes(out.add(col), S::add(code, zero_point));
             }
@@ -397,7 +420,7 @@ unsafe fn finish_codes<S: Simd, const TERMS: bool, const ADD: bool>(block: &Bloc
                 let mut last = [0; 16];
                 if ADD {
                     std::ptr::copy_nonoverlapping(residual.add(whole), last.as_mut_ptr(), cols - whole);
-                    code = add_residual::<S>(code, last.as_ptr(), &add);
+                    code = add_residual::<S>(code, last.as_ptr(), add);
                 }
                 S::store_bytes(last.as_mut_ptr(), S::add(code, zero_point));
                 std::ptr::copy_nonoverlapping(last.as_ptr(), out.add(whole), cols - whole);
@@ -405,17 +428,17 @@ unsafe fn finish_codes<S: Simd, const TERMS: bool, const ADD: bool>(block: &Bloc
         }
     }
     if !table.is_null() {
-        // SAFETY: these are the table and the bytes of `epilogue`, the bytes written above.
-        unsafe { look_up::<S>(block, epilogue, table, out) }
+        // SAFETY: these are the table and the bytes of `codes`, the bytes written above.
+        unsafe { look_up::<S>(block, codes, ldc) }
     }
 }
 
-/// Puts the codes of a tile, just written to `out`, through `table`.
+/// Puts the codes of a tile, just written, through their table.
 ///
 /// # Safety
-/// As [`finish`] and [`Simd`]; `table` and `out` are those of `epilogue`.
+/// As [`finish`] and [`Simd`]; `codes` have a table.
 #[inline(always)]
-unsafe fn look_up<S: Simd>(block: &Block, epilogue: &RawEpilogue, table: *const u8, out: *mut u8) {
+unsafe fn look_up<S: Simd>(block: &Block, codes: &RawCodes, ldc: usize) {
     // Only now: bytes that were just stored a few at a time cannot yet be loaded as one register.
     let mut r = 0;
     while r < block.rows {
@@ -427,8 +450,8 @@ unsafe fn look_up<S: Simd>(block: &Block, epilogue: &RawEpilogue, table: *const 
                 continue;
             }
             let run = (r..block.rows).take_while(|&i| *block.pixels.add(i) == pixel + (i - r)).count();
-            let out = out.add(pixel * epilogue.ldc + block.first);
-            S::look_up(&*table.cast(), out, out, [run, block.cols, epilogue.ldc]);
+            let out = codes.out.add(pixel * ldc + block.first);
+            S::look_up(&*codes.table.cast(), out, out, [run, block.cols, ldc]);
             r += run;
         }
     }

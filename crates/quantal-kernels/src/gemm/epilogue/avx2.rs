@@ -9,24 +9,13 @@ use std::arch::x86_64::{
     _mm256_round_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32,
 };
 
-use super::{Block, NO_ROW, RawEpilogue, RawOut, RawResidual, look_up};
+use super::{Block, NO_ROW, RawCodes, RawEpilogue, RawOut, look_up};
 use crate::simd::x86::Avx2;
 use crate::simd::{Simd, load_code};
 use crate::{Isa, Level};
 
 /// Columns that are narrowed together.
 const COLUMNS: usize = 16;
-
-/// What a body needs of an epilogue.
-struct Ends<'a> {
-    lo: f32,
-    hi: f32,
-    zero_point: i32,
-    qmin: i32,
-    /// Only with a residual.
-    add: Option<&'a RawResidual>,
-    out: *mut u8,
-}
 
 /// Ends a tile, if this is the way to do it; false if the generic way is left to be gone.
 ///
@@ -38,23 +27,20 @@ pub(super) unsafe fn finish(isa: Isa, block: &Block, epilogue: &RawEpilogue) -> 
         Level::Avx2 | Level::AvxVnni => {}
         Level::Portable | Level::Avx512Vnni | Level::Amx | Level::Neon | Level::NeonDot => return false,
     }
-    let RawOut::Codes { zero_point, lo, hi, ref add, table, out, packs } = epilogue.out else { return false };
-    if !packs {
+    let RawOut::Codes(codes) = &epilogue.out else { return false };
+    if !codes.packs {
         return false;
     }
-    let add = add.as_ref();
-    let qmin = add.map_or(lo, |add| add.lo) as i32 + zero_point;
-    let ends = Ends { lo, hi, zero_point, qmin, add, out };
     // SAFETY: the features are those of the level; the rest is the caller's promise.
     unsafe {
-        match (add.is_some(), block.row_terms.is_null()) {
-            (false, true) => codes::<false, false>(block, &ends, epilogue.ldc),
-            (true, true) => codes::<true, false>(block, &ends, epilogue.ldc),
-            (false, false) => codes::<false, true>(block, &ends, epilogue.ldc),
-            (true, false) => codes::<true, true>(block, &ends, epilogue.ldc),
+        match (codes.add.is_some(), block.row_terms.is_null()) {
+            (false, true) => any_sign::<false, false>(block, codes, epilogue.ldc),
+            (true, true) => any_sign::<true, false>(block, codes, epilogue.ldc),
+            (false, false) => any_sign::<false, true>(block, codes, epilogue.ldc),
+            (true, false) => any_sign::<true, true>(block, codes, epilogue.ldc),
         }
-        if !table.is_null() {
-            tabled(block, epilogue, table, out);
+        if !codes.table.is_null() {
+            tabled(block, codes, epilogue.ldc);
         }
     }
     true
@@ -63,21 +49,21 @@ pub(super) unsafe fn finish(isa: Isa, block: &Block, epilogue: &RawEpilogue) -> 
 /// # Safety
 /// As [`look_up`], on a CPU with AVX2.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tabled(block: &Block, epilogue: &RawEpilogue, table: *const u8, out: *mut u8) {
+unsafe fn tabled(block: &Block, codes: &RawCodes, ldc: usize) {
     // SAFETY: handed on.
-    unsafe { look_up::<Avx2>(block, epilogue, table, out) }
+    unsafe { look_up::<Avx2>(block, codes, ldc) }
 }
 
 /// # Safety
 /// As [`finish`].
 #[target_feature(enable = "avx2,fma")]
-unsafe fn codes<const ADD: bool, const TERMS: bool>(block: &Block, ends: &Ends, ldc: usize) {
+unsafe fn any_sign<const ADD: bool, const TERMS: bool>(block: &Block, codes: &RawCodes, ldc: usize) {
     // SAFETY: handed on.
     unsafe {
-        if ends.qmin < 0 {
-            rows::<ADD, TERMS, true>(block, ends, ldc);
+        if codes.qmin < 0 {
+            rows::<ADD, TERMS, true>(block, codes, ldc);
         } else {
-            rows::<ADD, TERMS, false>(block, ends, ldc);
+            rows::<ADD, TERMS, false>(block, codes, ldc);
         }
     }
 }
@@ -87,7 +73,7 @@ unsafe fn codes<const ADD: bool, const TERMS: bool>(block: &Block, ends: &Ends, 
 /// # Safety
 /// As [`finish`]; inlined into code with its features.
 #[inline(always)]
-unsafe fn rows<const ADD: bool, const TERMS: bool, const SIGNED: bool>(block: &Block, ends: &Ends, ldc: usize) {
+unsafe fn rows<const ADD: bool, const TERMS: bool, const SIGNED: bool>(block: &Block, ends: &RawCodes, ldc: usize) {
     // SAFETY: the caller's promise: a block has a pixel for each of its rows.
     unsafe {
         for col in (0..block.cols).step_by(COLUMNS) {
@@ -111,7 +97,7 @@ unsafe fn rows<const ADD: bool, const TERMS: bool, const SIGNED: bool>(block: &B
 /// Up to 16 columns of a tile.
 struct Piece<'a> {
     block: &'a Block<'a>,
-    ends: &'a Ends<'a>,
+    ends: &'a RawCodes,
     col: usize,
     multipliers: [__m256; 2],
     /// Columns that there are from `col` on.
@@ -169,7 +155,7 @@ impl Piece<'_> {
         unsafe {
             let mut last = [0_u8; COLUMNS];
             let mut residual = last.as_ptr();
-            if let Some(add) = self.ends.add.filter(|_| ADD && pixel != NO_ROW) {
+            if let Some(add) = self.ends.add.as_ref().filter(|_| ADD && pixel != NO_ROW) {
                 let from = add.codes.add(pixel * add.ld + self.block.first + self.col);
                 if FULL {
                     residual = from;
@@ -202,7 +188,7 @@ impl Piece<'_> {
                 sum = _mm256_add_epi32(sum, _mm256_mullo_epi32(term, factors));
             }
             let x = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), self.multipliers[half]);
-            let Some(add) = ends.add.filter(|_| ADD) else {
+            let Some(add) = ends.add.as_ref().filter(|_| ADD) else {
                 return _mm256_cvtps_epi32(_mm256_min_ps(x, _mm256_set1_ps(ends.hi)));
             };
             let x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(ends.lo)), _mm256_set1_ps(ends.hi));

@@ -17,7 +17,7 @@ use std::arch::x86_64::{
     _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_sub_ps,
 };
 
-use super::{Block, NO_ROW, RawEpilogue, RawOut, RawResidual};
+use super::{Block, NO_ROW, RawCodes, RawEpilogue, RawOut};
 use crate::{Isa, Level};
 
 /// Columns that two registers hold, of which four are packed together.
@@ -25,8 +25,8 @@ const COLUMNS: usize = 32;
 /// Most rows of a tile; blocks of more are left to the generic way.
 const MAX_ROWS: usize = 64;
 /// The rows of a tile of which all are wanted.
-static ALL_ROWS: [u16; MAX_ROWS + 1] = {
-    let mut rows = [0; MAX_ROWS + 1];
+static ALL_ROWS: [u16; MAX_ROWS + ROWS] = {
+    let mut rows = [0; MAX_ROWS + ROWS];
     let mut r = 0;
     while r < MAX_ROWS {
         rows[r] = r as u16;
@@ -45,25 +45,16 @@ pub(super) unsafe fn finish(isa: Isa, block: &Block, epilogue: &RawEpilogue) -> 
         Level::Avx512Vnni => false,
         Level::Portable | Level::Avx2 | Level::AvxVnni | Level::Neon | Level::NeonDot => return false,
     };
-    let RawOut::Codes { zero_point, lo, hi, add, table, out, packs } = epilogue.out else { return false };
-    if block.rows > MAX_ROWS || !packs || (!table.is_null() && !bytes_permute) {
+    let RawOut::Codes(codes) = &epilogue.out else { return false };
+    if block.rows > MAX_ROWS || !codes.packs || (!codes.table.is_null() && !bytes_permute) {
         return false;
     }
-    let residual = match &add {
-        None => NO_RESIDUAL,
-        Some(add) if add.signed => SIGNED,
-        Some(_) => UNSIGNED,
-    };
-    let add = add.unwrap_or(RawResidual::NONE);
-    let (least, most) = if residual == NO_RESIDUAL { (lo, hi) } else { (add.lo, add.hi) };
-    let (qmin, qmax) = (least as i32 + zero_point, most as i32 + zero_point);
-    let ends = Ends { lo, hi, zero_point, qmin, qmax, add, table, out, ldc: epilogue.ldc };
     // SAFETY: the features are those of the level; the rest is the caller's promise.
     unsafe {
-        match residual {
-            NO_RESIDUAL => with_residual::<NO_RESIDUAL>(bytes_permute, block, &ends),
-            UNSIGNED => with_residual::<UNSIGNED>(bytes_permute, block, &ends),
-            _ => with_residual::<SIGNED>(bytes_permute, block, &ends),
+        match &codes.add {
+            None => with_residual::<NO_RESIDUAL>(bytes_permute, block, codes, epilogue.ldc),
+            Some(add) if add.signed => with_residual::<SIGNED>(bytes_permute, block, codes, epilogue.ldc),
+            Some(_) => with_residual::<UNSIGNED>(bytes_permute, block, codes, epilogue.ldc),
         }
     }
     true
@@ -71,16 +62,16 @@ pub(super) unsafe fn finish(isa: Isa, block: &Block, epilogue: &RawEpilogue) -> 
 
 /// # Safety
 /// As [`finish`], on a CPU with AVX-512 VBMI if `bytes_permute`.
-unsafe fn with_residual<const RESIDUAL: u8>(bytes_permute: bool, block: &Block, ends: &Ends) {
+unsafe fn with_residual<const RESIDUAL: u8>(bytes_permute: bool, block: &Block, ends: &RawCodes, ldc: usize) {
     // SAFETY: handed on.
     unsafe {
         match (bytes_permute, block.row_terms.is_null(), block.summed) {
-            (false, true, true) => plain::<RESIDUAL, SUMS>(block, ends),
-            (false, true, false) => plain::<RESIDUAL, COLUMN_TERMS>(block, ends),
-            (false, false, _) => plain::<RESIDUAL, ALL_TERMS>(block, ends),
-            (true, true, true) => permuting::<RESIDUAL, SUMS>(block, ends),
-            (true, true, false) => permuting::<RESIDUAL, COLUMN_TERMS>(block, ends),
-            (true, false, _) => permuting::<RESIDUAL, ALL_TERMS>(block, ends),
+            (false, true, true) => plain::<RESIDUAL, SUMS>(block, ends, ldc),
+            (false, true, false) => plain::<RESIDUAL, COLUMN_TERMS>(block, ends, ldc),
+            (false, false, _) => plain::<RESIDUAL, ALL_TERMS>(block, ends, ldc),
+            (true, true, true) => permuting::<RESIDUAL, SUMS>(block, ends, ldc),
+            (true, true, false) => permuting::<RESIDUAL, COLUMN_TERMS>(block, ends, ldc),
+            (true, false, _) => permuting::<RESIDUAL, ALL_TERMS>(block, ends, ldc),
         }
     }
 }
@@ -95,82 +86,71 @@ const SUMS: u8 = 0;
 const COLUMN_TERMS: u8 = 1;
 const ALL_TERMS: u8 = 2;
 
-/// What a body needs of an epilogue.
-struct Ends {
-    lo: f32,
-    hi: f32,
-    zero_point: i32,
-    qmin: i32,
-    qmax: i32,
-    /// Only with a residual.
-    add: RawResidual,
-    table: *const u8,
-    out: *mut u8,
-    ldc: usize,
-}
-
 /// # Safety
 /// As [`finish`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn plain<const RESIDUAL: u8, const TERMS: u8>(block: &Block, ends: &Ends) {
+unsafe fn plain<const RESIDUAL: u8, const TERMS: u8>(block: &Block, ends: &RawCodes, ldc: usize) {
     // SAFETY: handed on.
-    unsafe { rows::<RESIDUAL, TERMS, false>(block, ends) }
+    unsafe { rows::<RESIDUAL, TERMS, false>(block, ends, ldc) }
 }
 
 /// # Safety
 /// As [`finish`], on a CPU with AVX-512 VBMI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
-unsafe fn permuting<const RESIDUAL: u8, const TERMS: u8>(block: &Block, ends: &Ends) {
+unsafe fn permuting<const RESIDUAL: u8, const TERMS: u8>(block: &Block, ends: &RawCodes, ldc: usize) {
     // SAFETY: handed on.
-    unsafe { rows::<RESIDUAL, TERMS, true>(block, ends) }
+    unsafe { rows::<RESIDUAL, TERMS, true>(block, ends, ldc) }
 }
 
-/// Two pieces of rows at a time, of 32 columns each.
+/// Rows that are ended together: eight registers of sums hide the latency of each step.
+const ROWS: usize = 4;
+
+/// Pieces of four rows at a time, of 32 columns each.
 ///
 /// # Safety
 /// As [`finish`]; inlined into code with its features.
 #[inline(always)]
-unsafe fn rows<const RESIDUAL: u8, const TERMS: u8, const VBMI: bool>(block: &Block, ends: &Ends) {
-    // SAFETY: the caller's promise, as each step says; no more pairs are taken than were listed.
+unsafe fn rows<const RESIDUAL: u8, const TERMS: u8, const VBMI: bool>(block: &Block, ends: &RawCodes, ldc: usize) {
+    // SAFETY: the caller's promise, as each step says; no more rows are taken than were listed.
     unsafe {
-        let mut complete = block.rows.is_multiple_of(2);
+        let mut complete = block.rows.is_multiple_of(ROWS);
         for r in 0..block.rows {
             complete &= *block.pixels.add(r) != NO_ROW;
         }
-        let mut some = [0; MAX_ROWS + 1];
-        let (wanted, pairs) = if complete {
-            (&ALL_ROWS, block.rows / 2)
+        let mut some = [0; MAX_ROWS + ROWS];
+        let (wanted, count) = if complete {
+            (&ALL_ROWS, block.rows)
         } else {
-            let pairs = wanted_rows(block, &mut some);
-            (&some, pairs)
+            let count = wanted_rows(block, &mut some);
+            (&some, count)
         };
         let splats = Splats::new(ends, VBMI && RESIDUAL == UNSIGNED);
         for col in (0..block.cols).step_by(COLUMNS) {
             let left = block.cols - col;
             let multipliers = block.columns.multiplier.as_ptr().add(col);
             let multipliers = [_mm512_loadu_ps(multipliers), _mm512_loadu_ps(multipliers.add(16))];
-            let mut piece = Piece { block, ends, splats, col, multipliers, mask: u32::MAX };
-            if left >= COLUMNS {
-                for i in 0..pairs {
-                    let pair = [*wanted.get_unchecked(2 * i), *wanted.get_unchecked(2 * i + 1)];
-                    piece.pair::<RESIDUAL, TERMS, VBMI, true>(pair);
-                }
-            } else {
+            let mut piece = Piece { block, ends, ldc, splats, col, multipliers, mask: u32::MAX };
+            if left < COLUMNS {
                 piece.mask = (1_u32 << left) - 1;
-                for i in 0..pairs {
-                    let pair = [*wanted.get_unchecked(2 * i), *wanted.get_unchecked(2 * i + 1)];
-                    piece.pair::<RESIDUAL, TERMS, VBMI, false>(pair);
+            }
+            for i in (0..count).step_by(ROWS) {
+                let rows = wanted.as_ptr().add(i).cast::<[u16; ROWS]>().read();
+                if left >= COLUMNS {
+                    piece.end::<RESIDUAL, TERMS, VBMI, true>(rows.map(usize::from));
+                } else {
+                    piece.end::<RESIDUAL, TERMS, VBMI, false>(rows.map(usize::from));
                 }
             }
         }
     }
 }
 
-/// Lists the rows of a block that are wanted, and the last one again, so that they come in pairs: gives the pairs.
+/// Lists the rows of a block that are wanted, and the last one again, so that they come in fours: gives their number
+/// without that.
 ///
 /// # Safety
 /// As [`finish`]; the block has at most [`MAX_ROWS`] rows.
-unsafe fn wanted_rows(block: &Block, rows: &mut [u16; MAX_ROWS + 1]) -> usize {
+unsafe fn wanted_rows(block: &Block, rows: &mut [u16; MAX_ROWS + ROWS]) -> usize {
     let mut count = 0;
     for r in 0..block.rows {
         rows[count] = r as u16;
@@ -178,9 +158,10 @@ unsafe fn wanted_rows(block: &Block, rows: &mut [u16; MAX_ROWS + 1]) -> usize {
         count += usize::from(unsafe { *block.pixels.add(r) } != NO_ROW);
     }
     if count > 0 {
-        rows[count] = rows[count - 1];
+        let last = rows[count - 1];
+        rows[count..count + ROWS].fill(last);
     }
-    count.div_ceil(2)
+    count
 }
 
 /// What all columns share, each in a register over the whole tile.
@@ -191,6 +172,8 @@ struct Splats {
     zero_point: __m512i,
     qmin: __m512i,
     qmax: __m512i,
+    /// Which byte of a residual goes into each lane of two registers.
+    lanes: [__m512i; 2],
     /// Of the residual.
     add_zero_point: __m512,
     multiplier: __m512,
@@ -199,17 +182,29 @@ struct Splats {
 
 /// 2²³ as a float: with a code for its lowest byte, that and the code.
 const MAGIC: i32 = 0x4b00_0000;
+static LANES: [i32; 32] = {
+    let mut lanes = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        lanes[i] = i as i32;
+        i += 1;
+    }
+    lanes
+};
 
 impl Splats {
     /// # Safety
     /// As [`rows`].
     #[inline(always)]
-    unsafe fn new(ends: &Ends, magic: bool) -> Self {
-        let add = &ends.add;
+    unsafe fn new(ends: &RawCodes, magic: bool) -> Self {
+        let add = ends.residual();
         let zero_point = (if magic { f32::from_bits(MAGIC as u32) } else { 0.0 }) - add.neg_zero_point as f32;
-        // SAFETY: registers only.
+        // A compiler that knows them makes three instructions of the one permutation.
+        let lanes = std::hint::black_box(&LANES).as_ptr();
+        // SAFETY: `LANES` has two registers.
         unsafe {
             Self {
+                lanes: [_mm512_loadu_si512(lanes.cast()), _mm512_loadu_si512(lanes.add(16).cast())],
                 lo: _mm512_set1_ps(ends.lo),
                 hi: _mm512_set1_ps(ends.hi),
                 zero_point: _mm512_set1_epi16(ends.zero_point as i16),
@@ -226,7 +221,9 @@ impl Splats {
 /// Up to 32 columns of a tile.
 struct Piece<'a> {
     block: &'a Block<'a>,
-    ends: &'a Ends,
+    ends: &'a RawCodes,
+    /// Elements from one row of the output to the next.
+    ldc: usize,
     splats: Splats,
     col: usize,
     multipliers: [__m512; 2],
@@ -238,64 +235,76 @@ impl Piece<'_> {
     /// # Safety
     /// As [`rows`]; the rows are wanted, and the columns are all there if `FULL`.
     #[inline(always)]
-    unsafe fn pair<const RESIDUAL: u8, const TERMS: u8, const VBMI: bool, const FULL: bool>(&self, rows: [u16; 2]) {
+    unsafe fn end<const RESIDUAL: u8, const TERMS: u8, const VBMI: bool, const FULL: bool>(&self, rows: [usize; ROWS]) {
+        // Packs work within 128 bits: each has four codes of each of its registers.
         // SAFETY: rows and columns lie inside those that the epilogue was checked for, and columns past the last are
         // neither loaded from a residual nor stored.
         unsafe {
-            let (r, s) = (usize::from(rows[0]), usize::from(rows[1]));
-            let (at, bt) = (*self.block.pixels.add(r), *self.block.pixels.add(s));
-            let [a, b, c, d] = self.codes::<RESIDUAL, TERMS, VBMI, FULL>([r, s], [at, bt]);
-            let Splats { zero_point, qmin, qmax, .. } = self.splats;
-            let ab = _mm512_adds_epi16(_mm512_packs_epi32(a, b), zero_point);
-            let cd = _mm512_adds_epi16(_mm512_packs_epi32(c, d), zero_point);
-            // Packs work within 128 bits: each has four codes of a, of b, of c and of d.
             let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-            let codes = if self.ends.qmin < 0 {
-                _mm512_min_epi8(_mm512_max_epi8(_mm512_packs_epi16(ab, cd), qmin), qmax)
-            } else {
-                _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(ab, cd), qmin), qmax)
-            };
-            let mut codes = _mm512_permutexvar_epi32(order, codes);
-            if VBMI && !self.ends.table.is_null() {
-                codes = look_up(self.ends.table, codes);
-            }
-            let (low, high) = (_mm512_castsi512_si256(codes), _mm512_extracti64x4_epi64::<1>(codes));
+            let pixels = rows.map(|r| *self.block.pixels.add(r));
+            let sums = self.codes::<RESIDUAL, TERMS, VBMI, FULL>(rows, pixels);
             let out = self.ends.out.add(self.block.first + self.col);
-            let (to_a, to_b) = (out.add(at * self.ends.ldc), out.add(bt * self.ends.ldc));
-            if FULL {
-                _mm256_storeu_si256(to_a.cast(), low);
-                _mm256_storeu_si256(to_b.cast(), high);
-            } else {
-                _mm256_mask_storeu_epi8(to_a.cast(), self.mask, low);
-                _mm256_mask_storeu_epi8(to_b.cast(), self.mask, high);
+            for (i, [a, b, c, d]) in
+                [[sums[0], sums[1], sums[2], sums[3]], [sums[4], sums[5], sums[6], sums[7]]].into_iter().enumerate()
+            {
+                let mut codes = _mm512_permutexvar_epi32(order, self.packed([a, b], [c, d]));
+                if VBMI && !self.ends.table.is_null() {
+                    codes = look_up(self.ends.table, codes);
+                }
+                let (low, high) = (_mm512_castsi512_si256(codes), _mm512_extracti64x4_epi64::<1>(codes));
+                let (to_a, to_b) = (out.add(pixels[2 * i] * self.ldc), out.add(pixels[2 * i + 1] * self.ldc));
+                if FULL {
+                    _mm256_storeu_si256(to_a.cast(), low);
+                    _mm256_storeu_si256(to_b.cast(), high);
+                } else {
+                    _mm256_mask_storeu_epi8(to_a.cast(), self.mask, low);
+                    _mm256_mask_storeu_epi8(to_b.cast(), self.mask, high);
+                }
             }
         }
     }
 
-    /// The centred codes of 32 columns of two rows, not yet clamped. Each step is taken for all four registers before the
-    /// next one: a scheduler that sees chains one after the other waits for their latencies.
+    /// Two rows of centred codes as bytes, clamped.
     ///
     /// # Safety
-    /// As [`Piece::pair`].
+    /// As [`Piece::end`].
+    #[inline(always)]
+    unsafe fn packed(&self, [a, b]: [__m512i; 2], [c, d]: [__m512i; 2]) -> __m512i {
+        let Splats { zero_point, qmin, qmax, .. } = self.splats;
+        // SAFETY: registers only.
+        unsafe {
+            let ab = _mm512_adds_epi16(_mm512_packs_epi32(a, b), zero_point);
+            let cd = _mm512_adds_epi16(_mm512_packs_epi32(c, d), zero_point);
+            if self.ends.qmin < 0 {
+                _mm512_min_epi8(_mm512_max_epi8(_mm512_packs_epi16(ab, cd), qmin), qmax)
+            } else if (self.ends.qmin, self.ends.qmax) == (0, 255) {
+                _mm512_packus_epi16(ab, cd)
+            } else {
+                _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(ab, cd), qmin), qmax)
+            }
+        }
+    }
+
+    /// The centred codes of 32 columns of four rows, not yet clamped. Each step is taken for all eight registers before
+    /// the next one: a scheduler that sees chains one after the other waits for their latencies.
+    ///
+    /// # Safety
+    /// As [`Piece::end`].
     #[inline(always)]
     unsafe fn codes<const RESIDUAL: u8, const TERMS: u8, const VBMI: bool, const FULL: bool>(
         &self,
-        [r, s]: [usize; 2],
-        [at, bt]: [usize; 2],
-    ) -> [__m512i; 4] {
+        rows: [usize; ROWS],
+        pixels: [usize; ROWS],
+    ) -> [__m512i; 2 * ROWS] {
         const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
         let Splats { lo, hi, multiplier, sum_multiplier, .. } = self.splats;
         // SAFETY: handed on.
         unsafe {
-            let mut x = [
-                self.scaled::<TERMS, FULL>(r, 0),
-                self.scaled::<TERMS, FULL>(r, 1),
-                self.scaled::<TERMS, FULL>(s, 0),
-                self.scaled::<TERMS, FULL>(s, 1),
-            ];
+            let mut x = [_mm512_set1_ps(0.0); 2 * ROWS];
+            for (i, x) in x.iter_mut().enumerate() {
+                *x = self.scaled::<TERMS, FULL>(rows[i / 2], i % 2);
+            }
             if RESIDUAL != NO_RESIDUAL {
-                let [a, b] = self.others::<RESIDUAL, VBMI, FULL>(at);
-                let [c, d] = self.others::<RESIDUAL, VBMI, FULL>(bt);
                 for x in &mut x {
                     *x = _mm512_max_ps(*x, lo);
                 }
@@ -305,10 +314,11 @@ impl Piece<'_> {
                 for x in &mut x {
                     *x = _mm512_roundscale_ps::<NEAREST>(*x);
                 }
+                let [[a, b], [c, d], [e, f], [g, h]] = pixels.map(|at| self.others::<RESIDUAL, VBMI, FULL>(at));
+                let mut others = [a, b, c, d, e, f, g, h];
                 for x in &mut x {
                     *x = _mm512_mul_ps(*x, sum_multiplier);
                 }
-                let mut others = [a, b, c, d];
                 for other in &mut others {
                     *other = _mm512_mul_ps(*other, multiplier);
                 }
@@ -316,7 +326,7 @@ impl Piece<'_> {
                     *x = _mm512_add_ps(*x, other);
                 }
             }
-            let mut codes = [_mm512_set1_epi32(0); 4];
+            let mut codes = [_mm512_set1_epi32(0); 2 * ROWS];
             for (code, x) in codes.iter_mut().zip(x) {
                 *code = _mm512_cvtps_epi32(x);
             }
@@ -327,7 +337,7 @@ impl Piece<'_> {
     /// The sums of 16 columns of a row times their multipliers.
     ///
     /// # Safety
-    /// As [`Piece::pair`].
+    /// As [`Piece::end`].
     #[inline(always)]
     unsafe fn scaled<const TERMS: u8, const FULL: bool>(&self, r: usize, half: usize) -> __m512 {
         let (block, col) = (self.block, self.col + 16 * half);
@@ -352,10 +362,10 @@ impl Piece<'_> {
     /// The centred codes of 32 columns of the residual.
     ///
     /// # Safety
-    /// As [`Piece::pair`]; there is a residual, of the signedness that `RESIDUAL` says.
+    /// As [`Piece::end`]; there is a residual, of the signedness that `RESIDUAL` says.
     #[inline(always)]
     unsafe fn others<const RESIDUAL: u8, const VBMI: bool, const FULL: bool>(&self, pixel: usize) -> [__m512; 2] {
-        let add = &self.ends.add;
+        let add = self.ends.residual();
         // SAFETY: only those columns are loaded that there are.
         unsafe {
             let from = add.codes.add(pixel * add.ld + self.block.first + self.col);
@@ -364,13 +374,10 @@ impl Piece<'_> {
             let floats = if VBMI && RESIDUAL == UNSIGNED {
                 // A byte for the lowest of each 2²³.
                 let bytes = _mm512_castsi256_si512(bytes);
-                let spread = |first: i32| {
-                    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-                    let index = _mm512_add_epi32(lanes, _mm512_set1_epi32(first));
+                self.splats.lanes.map(|lanes| {
                     let magic = _mm512_set1_epi32(MAGIC);
-                    _mm512_castsi512_ps(_mm512_mask_permutexvar_epi8(magic, 0x1111_1111_1111_1111, index, bytes))
-                };
-                [spread(0), spread(16)]
+                    _mm512_castsi512_ps(_mm512_mask_permutexvar_epi8(magic, 0x1111_1111_1111_1111, lanes, bytes))
+                })
             } else {
                 let (low, high) = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
                 let wide = if RESIDUAL == SIGNED {
