@@ -12,7 +12,7 @@ use tokenizers::{PostProcessor, Tokenizer, TruncationParams};
 const DEFAULT_TOKENS: usize = 128;
 
 /// What an input of a language model holds.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Role {
     Ids,
     Mask,
@@ -90,13 +90,17 @@ impl Text {
         };
         self.roles.iter().map(feed).collect()
     }
-}
 
-/// Number of tokens that the feeds of a sentence hold: those of its mask, where there is one.
-pub(crate) fn length(feeds: &[(String, Tensor)]) -> usize {
-    let mask = feeds.iter().find(|(name, _)| name.to_lowercase().contains("mask"));
-    let kept = mask.and_then(|(_, t)| t.to_i64_vec()).map(|m| m.iter().filter(|&&v| v != 0).count());
-    kept.unwrap_or_else(|| feeds.first().map_or(0, |(_, t)| t.len()))
+    /// The tokens that the feeds of a sentence hold, without those that fill them up.
+    pub(crate) fn tokens(&self, feeds: &[(String, Tensor)]) -> Vec<i64> {
+        let of = |wanted: Role| {
+            let (_, (_, tensor)) = self.roles.iter().zip(feeds).find(|((role, _), _)| *role == wanted)?;
+            tensor.to_i64_vec()
+        };
+        let ids = of(Role::Ids).unwrap_or_default();
+        let kept = of(Role::Mask).unwrap_or_else(|| vec![1; ids.len()]);
+        ids.into_iter().zip(kept).filter(|(_, kept)| *kept != 0).map(|(id, _)| id).collect()
+    }
 }
 
 /// The sentences of a text, and their labels if its lines end in a tab and an integer. Blank lines are passed over.
@@ -249,6 +253,7 @@ mod tests {
         let text = open("good bad good bad\nfilm", &fixed).unwrap();
         assert_eq!(ids(&text, 0), [[1, 1, 1], [1, 3, 1]]);
         assert_eq!(ids(&text, 1), [[1, 0, 0], [2, 0, 0]]);
+        assert_eq!(text.tokens(&text.row("t", 1).unwrap()), [2]);
         let long = open(&"good ".repeat(500), &free).unwrap();
         assert_eq!(ids(&long, 0)[0].len(), DEFAULT_TOKENS);
     }

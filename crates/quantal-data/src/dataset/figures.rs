@@ -1,8 +1,8 @@
 //! What a sample looks like, in figures that a person can picture.
 
 use super::{Dataset, Sample, Source};
-use crate::text;
 use quantal_tensor::Tensor;
+use std::collections::BTreeSet;
 
 /// One level of 8 bits, and half of one for rounding: what JPEG makes of black and white.
 const GREY_LEVEL: f32 = 1.5 / 255.0;
@@ -13,8 +13,9 @@ impl Dataset {
     /// - Of images, before normalization, where black is 0 and white is 1: `brightness` and `contrast`, the mean and the
     ///   standard deviation of the pixels; `black` and `white`, the shares of them at either end; `roughness`, 0 where shades
     ///   change slowly and 1 where a pixel has nothing to do with the next.
-    /// - Of text: `tokens`.
-    /// - Of arrays: `mean` and `deviation` of the first input, in its own units.
+    /// - Of text: `tokens`, their number, and `variety`, the share of them that are different.
+    /// - Of arrays: `mean` and `deviation` of the first input, in its own units; `repeated`, the share of its values that
+    ///   are one of the six most common.
     pub fn figures(&self, sample: &Sample) -> Vec<(&'static str, f64)> {
         let Some((_, first)) = sample.feeds.first() else { return Vec::new() };
         match &self.source {
@@ -22,10 +23,9 @@ impl Dataset {
                 let (planes, width) = plan.planes(first);
                 of_image(&planes, width)
             }
-            Source::Text(_) => vec![("tokens", text::length(&sample.feeds) as f64)],
+            Source::Text(text) => of_tokens(&text.tokens(&sample.feeds)),
             Source::Npz(_) | Source::Npy(_) | Source::Raw(..) | Source::Stack(_) => {
-                let [mean, deviation] = moments(&Tensor::to_f32_vec(first).unwrap_or_default());
-                vec![("mean", mean), ("deviation", deviation)]
+                of_array(Tensor::to_f32_vec(first).unwrap_or_default())
             }
         }
     }
@@ -36,6 +36,24 @@ fn moments(values: &[f32]) -> [f64; 2] {
     let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / count;
     let variance = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / count;
     [mean, variance.sqrt()]
+}
+
+fn of_tokens(tokens: &[i64]) -> Vec<(&'static str, f64)> {
+    let count = tokens.len() as f64;
+    let different = tokens.iter().collect::<BTreeSet<_>>().len() as f64;
+    vec![("tokens", count), ("variety", different / count.max(1.0))]
+}
+
+/// Of an image whose three channels were normalized each in its own way, the values that black and white became.
+const COMMON: usize = 6;
+
+fn of_array(mut values: Vec<f32>) -> Vec<(&'static str, f64)> {
+    let [mean, deviation] = moments(&values);
+    values.sort_by(f32::total_cmp);
+    let mut runs: Vec<usize> = values.chunk_by(|a, b| a == b).map(<[f32]>::len).collect();
+    runs.sort_by_key(|&n| std::cmp::Reverse(n));
+    let common: usize = runs.iter().take(COMMON).sum();
+    vec![("mean", mean), ("deviation", deviation), ("repeated", common as f64 / values.len().max(1) as f64)]
 }
 
 fn of_image(planes: &[Vec<f32>], width: usize) -> Vec<(&'static str, f64)> {
@@ -70,6 +88,16 @@ fn steps(planes: &[Vec<f32>], width: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn figures_of_tokens_and_arrays_count_what_comes_again() {
+        let figure = |of: Vec<(&'static str, f64)>| of.into_iter().map(|f| f.1).collect::<Vec<_>>();
+        assert_eq!(figure(of_tokens(&[7, 7, 7, 9])), [4.0, 0.5]);
+        // 16 values twice each: six of them are 12 of 32.
+        let twice = (0..32).map(|i| (i % 16) as f32).collect();
+        assert_eq!(figure(of_array(twice))[2], 12.0 / 32.0);
+        assert_eq!(figure(of_array(vec![2.5; 8])), [2.5, 0.0, 1.0]);
+    }
 
     #[test]
     fn figures_of_patterns_are_those_that_follow_from_their_definition() {
