@@ -1,7 +1,9 @@
 //! `quantal check-data`: whether data is fit to calibrate with, and which part of it is the best.
 
 mod classes;
+mod damaged;
 mod distribution;
+mod drift;
 mod pick;
 mod problems;
 mod stretch;

@@ -27,7 +27,7 @@ pub(super) fn check_data(a: &CheckDataArgs, as_json: bool) -> Result<String, Err
     if let Some(path) = &a.output {
         quantal::save_text(path, &lines(&found.picked))?;
     }
-    let text = if as_json { json(&found) } else { report(&found) };
+    let text = if as_json { json(&found) } else { report(&found, pick) };
     if found.problems.is_empty() {
         return Ok(text);
     }
@@ -45,7 +45,7 @@ const MOST_NAMES: usize = 10;
 /// Rows that are shown of one list.
 const MOST_ROWS: usize = 5;
 
-fn report(c: &DataCheck) -> String {
+fn report(c: &DataCheck, asked: usize) -> String {
     let mut t = format!("{}: {}", c.model, c.data);
     if let Some(other) = &c.against {
         let _ = write!(t, ", against {other}");
@@ -55,7 +55,11 @@ fn report(c: &DataCheck) -> String {
         t += "no problem found: fit to calibrate with\n";
     }
     for p in &c.problems {
-        let _ = writeln!(t, "\nproblem: {}\n         {}", p.what, p.advice);
+        let _ = writeln!(t, "\nproblem: {}", p.what);
+        for figure in &p.figures {
+            let _ = writeln!(t, "         - {figure}");
+        }
+        let _ = writeln!(t, "         {}", p.advice);
         for name in p.samples.iter().take(MOST_NAMES) {
             let _ = writeln!(t, "         - {name}");
         }
@@ -76,24 +80,28 @@ fn report(c: &DataCheck) -> String {
     t += &stretching(c);
     t += &against(c);
     if !c.picked.is_empty() {
-        let _ = writeln!(t, "\nthese {} of the {} samples cover them best:", c.picked.len(), c.samples);
+        let (count, all) = (c.picked.len(), c.samples);
+        let short = if count < asked { format!(" ({asked} were asked for, no more are fit)") } else { String::new() };
+        let _ = writeln!(t, "\nthese {count} of the {all} samples cover them best{short}:");
         t += &lines(&c.picked);
     }
     t
 }
 
 fn figures(c: &DataCheck) -> String {
-    let Some(first) = c.figures.first() else { return String::new() };
-    // Shares of white have no unit; tokens are counts.
-    let digits = if first.figure == "tokens" { 0 } else { 2 };
-    let row = |name: &str, d: &Distribution| {
+    if c.figures.is_empty() {
+        return String::new();
+    }
+    let row = |name: &str, d: &Distribution, digits: usize| {
         let of = [d.min, d.low, d.median, d.high, d.max].map(|v| format!("{v:10.digits$}"));
         format!("{name:12}{}\n", of.concat())
     };
     let mut t = format!("{:12}     least  a tenth<     half<  nine in 10<    most\n", "");
     for f in &c.figures {
-        t += &row(f.figure, &f.data);
-        t.extend(f.against.iter().map(|d| row("  there", d)));
+        // Tokens are counts; most others are shares.
+        let digits = if f.figure == "tokens" { 0 } else { 2 };
+        t += &row(f.figure, &f.data, digits);
+        t.extend(f.against.iter().map(|d| row("  there", d, digits)));
     }
     t
 }
