@@ -138,9 +138,26 @@ impl Block {
         }
     }
 
+    /// The weights of the maker or of a reader of a block.
+    ///
+    /// # Panics
+    /// If the product is another one, and no matrix product.
+    pub fn rows(graph: &Graph, product: &Product) -> WeightRows {
+        WeightRows::of(graph, product).expect("a block is made of matrix products")
+    }
+
+    /// The largest magnitude among the weights that read each channel.
+    pub fn reach_of_readers(&self, graph: &Graph) -> Vec<f64> {
+        let mut reach = vec![0.0_f64; self.channels];
+        for reader in &self.readers {
+            let more = Self::rows(graph, reader).reach_of_inputs();
+            reach.iter_mut().zip(more).for_each(|(a, b)| *a = a.max(b));
+        }
+        reach
+    }
+
     /// Divides the channels of the value by `factors`, each above 0, and multiplies what reads them.
     pub fn scale(&self, graph: &mut Graph, factors: &[f64]) -> Result<()> {
-        let rows = |graph: &Graph, p: &Product| WeightRows::of(graph, p).expect("a block is made of matrix products");
         for &v in &self.vectors {
             replace(graph, v, |c, x| x / factors[c])?;
         }
@@ -148,10 +165,10 @@ impl Block {
             replace(graph, v, |c, x| x * factors[c])?;
         }
         if let Some(maker) = &self.maker {
-            rows(graph, maker).replace(graph, maker, |o, _, w| w / factors[o])?;
+            Self::rows(graph, maker).replace(graph, maker, |o, _, w| w / factors[o])?;
         }
         for reader in &self.readers {
-            rows(graph, reader).replace(graph, reader, |_, c, w| w * factors[c])?;
+            Self::rows(graph, reader).replace(graph, reader, |_, c, w| w * factors[c])?;
         }
         self.give_back(graph, factors)
     }

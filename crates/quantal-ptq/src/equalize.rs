@@ -71,12 +71,8 @@ pub fn equalize(graph: &mut Graph, products: &[Product], runs: &mut Runs<'_>) ->
 
 /// The factor of each channel; 1 where one side is dead.
 fn factors(graph: &Graph, block: &Block) -> Vec<f64> {
-    let rows = |p: &Product| WeightRows::of(graph, p).expect("a block is made of matrix products");
-    let made = rows(block.maker.as_ref().expect("only blocks with one are equalized")).reach_of_outputs();
-    let mut read = vec![0.0_f64; block.channels];
-    for reader in &block.readers {
-        read.iter_mut().zip(rows(reader).reach_of_inputs()).for_each(|(a, b)| *a = a.max(b));
-    }
+    let maker = block.maker.as_ref().expect("only blocks with one are equalized");
+    let (made, read) = (Block::rows(graph, maker).reach_of_outputs(), block.reach_of_readers(graph));
     let dead = [&made, &read].map(|reach| DEAD * reach.iter().copied().fold(0.0, f64::max));
     let factor = |(&made, &read): (&f64, &f64)| {
         if made <= dead[0] || read <= dead[1] { 1.0 } else { (made / read).sqrt() }
@@ -96,7 +92,7 @@ fn absorb(graph: &mut Graph, block: &Block, reach: &ChannelReach) -> Result<bool
     let maker = block.maker.as_ref().expect("only blocks with one are equalized");
     let mut all = add_to_bias(&mut trial, maker, &less)?;
     for reader in &block.readers {
-        let rows = WeightRows::of(graph, reader).expect("a block is made of matrix products");
+        let rows = Block::rows(graph, reader);
         let mut more = vec![0.0; rows.form.groups * rows.form.outputs];
         rows.each(|o, c, w| more[o] += f64::from(w) * floor[c]);
         all = all && add_to_bias(&mut trial, reader, &more)?;

@@ -185,10 +185,10 @@ impl Sampled {
 mod tests {
     use super::*;
     use crate::place::tests::Build;
-    use crate::{Silent, quantize};
+    use crate::quantize;
+    use crate::watch::tests::over;
     use quantal_data::Sample;
     use quantal_ir::{Op, Params};
-    use quantal_kernels::Isa;
     use quantal_tensor::Tensor;
 
     /// Eight values each, the least and the largest of which depend on the sample.
@@ -209,11 +209,6 @@ mod tests {
         let y = b.unary(Op::Relu, y);
         b.graph.outputs = vec![b.matmul(y, 8)];
         b.graph
-    }
-
-    fn over<T>(samples: &[Sample], job: impl FnOnce(&mut Runs<'_>) -> T) -> T {
-        let stream = || -> Box<dyn Iterator<Item = _>> { Box::new(samples.iter().cloned().map(Ok)) };
-        job(&mut Runs { samples: &stream, isa: Isa::PORTABLE, threads: 1, progress: &mut Silent })
     }
 
     #[test]

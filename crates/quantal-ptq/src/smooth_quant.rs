@@ -46,6 +46,7 @@ const TENTHS: std::ops::RangeInclusive<u32> = 0..=10;
 const LEAST_GAIN: f64 = 0.2;
 /// Channels count as if they reached at least this part of the furthest: dead ones must not get all room.
 const LEAST_REACH: f64 = 1e-5;
+
 /// Smooths what `products` read, wherever that helps.
 pub fn smooth(graph: &mut Graph, products: &[Product], recipe: &Recipe, runs: &mut Runs<'_>) -> Result<Vec<Smoothed>> {
     let blocks = blocks(graph, products);
@@ -83,12 +84,8 @@ struct Trials<'a> {
 
 impl<'a> Trials<'a> {
     fn of(graph: &Graph, block: &Block, reach: &'a ChannelReach, recipe: &'a Recipe) -> Self {
-        let rows = |p: &Product| WeightRows::of(graph, p).expect("a block is made of matrix products");
-        let readers: Vec<WeightRows> = block.readers.iter().map(rows).collect();
-        let mut weights = vec![0.0_f64; block.channels];
-        for reader in &readers {
-            weights.iter_mut().zip(reader.reach_of_inputs()).for_each(|(a, b)| *a = a.max(b));
-        }
+        let readers = block.readers.iter().map(|p| Block::rows(graph, p)).collect();
+        let weights = block.reach_of_readers(graph);
         let data = reach.min.iter().zip(&reach.max).map(|(a, b)| f64::from(a.abs().max(b.abs()))).collect();
         let of_channel = [data, weights].map(|mut reach: Vec<f64>| {
             let most = reach.iter().copied().fold(f64::MIN_POSITIVE, f64::max);

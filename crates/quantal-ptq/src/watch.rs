@@ -71,3 +71,6 @@ impl Runs<'_> {
         if count == 0 { Err(Error::NoSamples) } else { Ok(count) }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

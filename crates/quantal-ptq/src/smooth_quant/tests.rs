@@ -1,24 +1,18 @@
 use super::*;
 use crate::place::tests::Build;
+use crate::prepare;
 use crate::quantize::Rearranged;
-use crate::{Silent, prepare};
+use crate::watch::tests::{even_samples, over, sqnr_db};
 use quantal_data::Sample;
 use quantal_ir::{Attr, Attrs, Op};
-use quantal_kernels::Isa;
-use quantal_runtime::{Mode, Session, compile};
+use quantal_runtime::session::Watched;
 use quantal_tensor::Tensor;
-use quantal_tensor::stats::SqnrSums;
 use std::collections::BTreeMap;
 
 const WIDTH: usize = 32;
 
-fn samples() -> Vec<Vec<f32>> {
-    let of = |s: usize| (0..4 * WIDTH).map(|i| (((s * 128 + i) * 2741 + 97) % 4093) as f32 / 2046.5 - 1.0).collect();
-    (0..8).map(of).collect()
-}
-
-fn feeds(x: &[f32]) -> Vec<(String, Tensor)> {
-    vec![("x".to_owned(), Tensor::from_slice(&[1, 4, WIDTH], x).unwrap())]
+fn samples() -> Vec<Sample> {
+    even_samples(&[1, 4, WIDTH], 8)
 }
 
 /// A normalization, two products that read it and the residual sum that does too; `factor` times as far as the others
@@ -63,24 +57,10 @@ fn model(factor: f32, norm: Op, residual: bool) -> Graph {
 
 /// SQNR of the smoothed float graph and of the quantized one, and what was smoothed.
 fn made(graph: &Graph, text: &str) -> ([f64; 2], Rearranged) {
-    let data = samples();
-    let stream = || -> Box<dyn Iterator<Item = _>> {
-        Box::new(data.iter().map(|x| Ok(Sample { name: "s".into(), feeds: feeds(x), label: None })))
-    };
-    let mut runs = Runs { samples: &stream, isa: Isa::PORTABLE, threads: 1, progress: &mut Silent };
-    let prepared = prepare(graph, &Recipe::from_toml(text).unwrap(), &mut runs).unwrap();
+    let (data, recipe) = (samples(), Recipe::from_toml(text).unwrap());
+    let prepared = over(&data, |runs| prepare(graph, &recipe, runs)).unwrap();
     let quantized = prepared.quantize(&BTreeMap::new()).unwrap();
-    let run = |g: &Graph, x: &[f32]| {
-        let mut session = Session::new(compile(g, Mode::Simulate, Isa::PORTABLE).unwrap(), 1);
-        session.run(&feeds(x)).unwrap().remove(0).1.as_slice::<f32>().to_vec()
-    };
-    let db = |other: &Graph| {
-        let mut sums = SqnrSums::default();
-        for x in &data {
-            sums.add(&run(graph, x), &run(other, x));
-        }
-        sums.db()
-    };
+    let db = |other| sqnr_db(&data, graph, other);
     ([db(&prepared.graph), db(&quantized.graph)], quantized.rearranged)
 }
 
@@ -111,20 +91,25 @@ fn even_channels_stay_as_they_are() {
 }
 
 #[test]
+fn values_without_error_stay_as_they_are() {
+    let feeds = vec![("x".to_owned(), Tensor::from_slice(&[1, 4, WIDTH], &[0.0_f32; 4 * WIDTH]).unwrap())];
+    let zeros = [Sample { name: "zeros".into(), feeds, label: None }];
+    let recipe = Recipe::from_toml("smooth_quant = true").unwrap();
+    let prepared = over(&zeros, |runs| prepare(&model(64.0, Op::Mul, false), &recipe, runs)).unwrap();
+    assert!(prepared.rearranged.smoothed.is_empty(), "{:?}", prepared.rearranged.smoothed);
+}
+
+#[test]
 fn the_expected_error_is_within_three_decibels_of_that_of_rounding() {
     // The formula, put beside codes that are rounded and multiplied.
     let (graph, recipe) = (model(8.0, Op::LayerNormalization, false), Recipe::default());
     let data = samples();
-    let stream = || -> Box<dyn Iterator<Item = _>> {
-        Box::new(data.iter().map(|x| Ok(Sample { name: "s".into(), feeds: feeds(x), label: None })))
-    };
-    let mut runs = Runs { samples: &stream, isa: Isa::PORTABLE, threads: 1, progress: &mut Silent };
     let products = crate::place(&graph, &recipe).unwrap().products;
     let block = blocks(&graph, &products).remove(0);
-    let reach = channel_reach("", &graph, std::slice::from_ref(&block), &mut runs).unwrap();
+    let reach = over(&data, |runs| channel_reach("", &graph, std::slice::from_ref(&block), runs)).unwrap();
     let expected = Trials::of(&graph, &block, &reach[&block.value], &recipe).error(&vec![1.0; WIDTH]);
     let min_max = Recipe::from_toml("bias_correction = false\n[observer]\nkind = \"min_max\"").unwrap();
-    let plan = crate::quantize(&graph, &min_max, &mut runs).unwrap().plan;
+    let plan = over(&data, |runs| crate::quantize(&graph, &min_max, runs)).unwrap().plan;
     let mut rounded = graph.clone();
     for product in &block.readers {
         let w = product.weighted.weight;
@@ -136,7 +121,7 @@ fn the_expected_error_is_within_three_decibels_of_that_of_rounding() {
     }
     let encoding = &plan.encodings[&block.value];
     let (params, mut actual, mut rows) = (encoding.qparams().unwrap(), 0.0, 0.0);
-    runs.watch("", &graph, &[block.value], &mut |seen| {
+    let mut look = |seen: &Watched<'_>| {
         let x = seen.standard()?;
         for row in x.as_slice::<f32>().chunks(WIDTH) {
             rows += 1.0;
@@ -157,8 +142,8 @@ fn the_expected_error_is_within_three_decibels_of_that_of_rounding() {
             }
         }
         Ok(Ok(()))
-    })
-    .unwrap();
+    };
+    over(&data, |runs| runs.watch("", &graph, &[block.value], &mut look)).unwrap();
     let ratio = expected / (actual / rows);
     assert!((0.5..2.0).contains(&ratio), "{expected} expected, {} found", actual / rows);
 }
