@@ -74,15 +74,20 @@ impl Balance {
         }
     }
 
+    /// The variance of each channel; where all are one number, its square.
+    pub fn variances(&self) -> Vec<f64> {
+        let n = self.count.max(1) as f64;
+        let mean = |sum: &f64| if self.extended { sum / n } else { 0.0 };
+        let variance = |(sum, square): (&f64, &f64)| square / n - mean(sum) * mean(sum);
+        self.sums.iter().zip(&self.squares).map(variance).collect()
+    }
+
     /// The mean over live channels of the part that rounding in steps of `step` makes of their variance, in decibels: 0
     /// where all drown, infinite where none is alive.
     pub fn sqnr_db(&self, step: f64) -> f64 {
-        let n = self.count.max(1) as f64;
         let noise = step * step / 12.0;
-        let mean = |sum: &f64| if self.extended { sum / n } else { 0.0 };
-        let variance = |(sum, square): (&f64, &f64)| square / n - mean(sum) * mean(sum);
         // Less than that is a constant: the rounding of the sums.
-        let live: Vec<f64> = self.sums.iter().zip(&self.squares).map(variance).filter(|v| *v > noise * 1e-12).collect();
+        let live: Vec<f64> = self.variances().into_iter().filter(|v| *v > noise * 1e-12).collect();
         if live.is_empty() {
             return f64::INFINITY;
         }

@@ -172,7 +172,7 @@ impl Prepared {
             }
         }
         ranges.sort_by_key(|r| r.value);
-        set_weights(graph, &placement.products, &mut plan, *isa)?;
+        set_weights(graph, &placement.products, recipe.weights.scales, &calibration.balances, &mut plan, *isa)?;
         let mut corrected = graph.clone();
         let mut by_data = Vec::new();
         for (&weight, rounded) in rounded {

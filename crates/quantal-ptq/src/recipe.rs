@@ -59,6 +59,18 @@ pub enum WeightGranularity {
     PerChannel,
 }
 
+/// How the scale of weights is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightScales {
+    /// The largest magnitude becomes the largest code.
+    #[default]
+    Largest,
+    /// The squared error of the outputs is least, as far as weights and the variance of their inputs tell
+    /// ([`crate::weights`]).
+    LeastError,
+}
+
 /// How a weight becomes a code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -87,6 +99,8 @@ pub struct Weights {
     pub symmetric: bool,
     /// Who shares a scale.
     pub granularity: WeightGranularity,
+    /// How scales are chosen.
+    pub scales: WeightScales,
     /// How codes are chosen.
     pub rounding: Rounding,
 }
@@ -196,7 +210,15 @@ impl Default for Calibration {
 impl Default for Weights {
     fn default() -> Self {
         let Scheme { storage, qmin, qmax, symmetric, .. } = Scheme::weight_per_tensor();
-        Self { storage, qmin, qmax, symmetric, granularity: WeightGranularity::PerChannel, rounding: Rounding::Nearest }
+        Self {
+            storage,
+            qmin,
+            qmax,
+            symmetric,
+            granularity: WeightGranularity::PerChannel,
+            scales: WeightScales::default(),
+            rounding: Rounding::default(),
+        }
     }
 }
 
@@ -346,7 +368,9 @@ mod tests {
         let mut recipe = Recipe::default();
         let text = recipe.to_toml();
         assert_eq!(Recipe::from_toml(&text).unwrap(), recipe);
-        for field in ["version", "samples", "seed", "kind", "storage", "qmin", "qmax", "symmetric", "granularity"] {
+        for field in
+            ["version", "samples", "seed", "kind", "storage", "qmin", "qmax", "symmetric", "granularity", "scales"]
+        {
             assert!(text.contains(&format!("{field} = ")), "{field} in\n{text}");
         }
         recipe.observer = Observer::Percentile { percent: 99.99 };

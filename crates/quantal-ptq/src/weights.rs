@@ -1,12 +1,18 @@
-//! Scales of weights: the largest magnitude of each output channel becomes the largest code (arith 7).
+//! Scales of weights: the largest magnitude of each output channel becomes the largest code (arith 7), or the scale is the
+//! one with the least error (`weights/least_error.rs`).
 //!
 //! The bias of a product is held in 32 bits at the scale `s_x · s_w` of its accumulator, so the weights' scale is also
 //! the bias's. Where that would leave no room for the bias, the weights give way: a channel of zeros (a dead one, as
 //! folding a BatchNorm leaves) takes its scale from its bias alone.
 
+mod least_error;
+
+use crate::balance::Balance;
 use crate::error::{Error, Result};
 use crate::observer::range_of;
 use crate::place::Product;
+use crate::recipe::WeightScales;
+use least_error::Row;
 use quantal_ir::{Encoding, Graph, Params, QuantPlan, ValueId};
 use quantal_kernels::Isa;
 use quantal_tensor::{Granularity, QParams, Tensor};
@@ -19,7 +25,15 @@ const BIAS_LIMIT: f64 = (1_u64 << 30) as f64;
 const BIAS_OF_ZEROS: f64 = (1_u64 << 20) as f64;
 
 /// Sets the numbers of all weights in the plan. The activations' are set before: the scale of a bias depends on them.
-pub fn set_weights(graph: &Graph, products: &[Product], plan: &mut QuantPlan, isa: Isa) -> Result<()> {
+/// `balances` tells what the inputs of products vary by, where that is known.
+pub fn set_weights(
+    graph: &Graph,
+    products: &[Product],
+    scales: WeightScales,
+    balances: &BTreeMap<ValueId, Balance>,
+    plan: &mut QuantPlan,
+    isa: Isa,
+) -> Result<()> {
     let mut readers: BTreeMap<ValueId, Vec<&Product>> = BTreeMap::new();
     for product in products {
         readers.entry(product.weighted.weight).or_default().push(product);
@@ -45,7 +59,12 @@ pub fn set_weights(graph: &Graph, products: &[Product], plan: &mut QuantPlan, is
             }
         }
         let Some(tensor) = graph.constant(Some(weight)) else { continue };
-        let params = params(tensor, encoding, &biases).ok_or_else(|| not_finite(weight, products[0]))?;
+        let rows = match scales {
+            WeightScales::Largest => None,
+            WeightScales::LeastError => least_error::rows(graph, &products, encoding.scheme.granularity, balances),
+        };
+        let params =
+            params(tensor, encoding, rows.as_deref(), &biases).ok_or_else(|| not_finite(weight, products[0]))?;
         if let Some(encoding) = plan.encodings.get_mut(&weight) {
             encoding.params = Params::Static(params);
         }
@@ -59,7 +78,7 @@ struct Bias<'a> {
     scale_x: f32,
 }
 
-fn params(weight: &Tensor, encoding: &Encoding, biases: &[Bias<'_>]) -> Option<QParams> {
+fn params(weight: &Tensor, encoding: &Encoding, rows: Option<&[Row]>, biases: &[Bias<'_>]) -> Option<QParams> {
     let channels = match encoding.scheme.granularity {
         Granularity::PerChannel { axis } => weight.shape()[axis],
         Granularity::PerTensor | Granularity::PerToken | Granularity::PerBlock { .. } => 1,
@@ -81,8 +100,11 @@ fn params(weight: &Tensor, encoding: &Encoding, biases: &[Bias<'_>]) -> Option<Q
         let (scale, zero_point) = encoding.scheme.params_of_range(min[c], max[c])?;
         // Degenerate but not zero: arith (7) says 1, which suits a weight as little as it suits its bias.
         let tiny = scale == 1.0 && f64::from(max[c]).max(-f64::from(min[c])) < f64::from(f32::MIN_POSITIVE) * 256.0;
-        let scale =
-            if zeros || tiny { for_bias_alone(c, channels, biases) } else { at_least(scale, c, channels, biases) };
+        let nothing = zeros || tiny;
+        let row = rows.filter(|_| !nothing).and_then(|rows| rows.get(c));
+        let fitted = row.and_then(|row| least_error::params(row, &encoding.scheme, min[c], max[c]));
+        let (scale, zero_point) = fitted.unwrap_or((scale, zero_point));
+        let scale = if nothing { for_bias_alone(c, channels, biases) } else { at_least(scale, c, channels, biases) };
         params.scale.push(scale);
         params.zero_point.push(zero_point);
     }

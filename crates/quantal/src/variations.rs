@@ -1,6 +1,6 @@
 //! Recipes that differ from one another by a single decision.
 
-use quantal_ptq::recipe::{Ranges, Rounding, WeightGranularity};
+use quantal_ptq::recipe::{Ranges, Rounding, WeightGranularity, WeightScales};
 use quantal_ptq::{Observer, Recipe};
 use quantal_tensor::Storage;
 
@@ -46,6 +46,8 @@ pub(crate) fn variations(base: &Recipe) -> Vec<Variation> {
     }
     add("ranges are chosen", "by calibration", false, &|r| r.activations.ranges = Ranges::Static);
     add("ranges are chosen", "for each row, while running", true, &|r| r.activations.ranges = Ranges::DynamicPerToken);
+    add("scales of weights", "largest", true, &|r| r.weights.scales = WeightScales::Largest);
+    add("scales of weights", "least_error", true, &|r| r.weights.scales = WeightScales::LeastError);
     for (name, rounding) in
         [("nearest", Rounding::Nearest), ("gptq", Rounding::Gptq), ("ada_round", Rounding::AdaRound)]
     {

@@ -1,6 +1,8 @@
 use super::*;
 use crate::place::tests::Build;
+use crate::watch::tests::over;
 use crate::{Recipe, place};
+use quantal_data::Sample;
 use quantal_ir::{Attrs, Op};
 
 /// The scales of the weights `[4, 2]` (a row a channel) of a Gemm with `bias`, its data at `scale_x`.
@@ -14,7 +16,7 @@ fn scales(weights: [f32; 8], bias: [f32; 4], scale_x: f32) -> Result<Vec<f32>> {
     b.graph.outputs = vec![y];
     let mut p = place(&b.graph, &Recipe::default()).unwrap();
     p.plan.encodings.get_mut(&x).unwrap().params = Params::Static(QParams::per_tensor(scale_x, 0));
-    set_weights(&b.graph, &p.products, &mut p.plan, Isa::PORTABLE)?;
+    set_weights(&b.graph, &p.products, WeightScales::Largest, &BTreeMap::new(), &mut p.plan, Isa::PORTABLE)?;
     quantal_ir::qdq::insert_qdq(&b.graph, &p.plan).expect("the numbers can be written");
     Ok(p.plan.encodings[&w].qparams().unwrap().scale.clone())
 }
@@ -65,4 +67,25 @@ fn what_is_not_finite_is_named() {
     assert!(message.contains("`w`") && message.contains("`Gemm`"), "{message}");
     let message = scales([1.0; 8], [0.0, f32::INFINITY, 0.0, 0.0], 1.0).unwrap_err().to_string();
     assert!(message.contains("`bias`"), "{message}");
+}
+
+#[test]
+fn a_weight_for_a_dead_channel_sets_the_scale_only_where_the_largest_does() {
+    let even = |i: usize| ((i * i * 31 + i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0;
+    let mut b = Build::new();
+    let x = b.input("x", &[1, 64, 2, 2]);
+    let wide: Vec<f32> = (0..512).map(|i| if i == 5 { 3.0 } else { even(i) }).collect();
+    let w = b.constant_of("wide", &[8, 64, 1, 1], &wide);
+    let y = b.binary(Op::Conv, x, w);
+    b.graph.outputs = vec![y];
+    let data: Vec<f32> = (0..256).map(|i| if i / 4 == 5 { 0.0 } else { even(i) }).collect();
+    let feeds = vec![("x".to_owned(), Tensor::from_slice(&[1, 64, 2, 2], &data).unwrap())];
+    let samples = [Sample { name: "one".into(), feeds, label: None }];
+    let scale = |scales: &str| {
+        let recipe = Recipe::from_toml(&format!("[weights]\nscales = \"{scales}\"")).unwrap();
+        let plan = over(&samples, |runs| crate::quantize(&b.graph, &recipe, runs)).unwrap().plan;
+        plan.encodings[&w].qparams().unwrap().scale[0]
+    };
+    assert_eq!(scale("largest"), (3.0_f64 / 127.0) as f32);
+    assert!(scale("least_error") < 0.5 * scale("largest"), "{}", scale("least_error"));
 }
