@@ -51,7 +51,9 @@ pub(super) fn damaged(found: &DataCheck, a: &Seen) -> Vec<Problem> {
             advice: "look at them, and leave them out unless the model will see such samples".to_owned(),
             samples: new.iter().map(|&i| a.notes[i].name.clone()).collect(),
         });
-        new.into_iter().for_each(|i| named[i] = true);
+        for i in new {
+            named[i] = true;
+        }
     }
     problems.extend(stretched(found, &problems));
     problems
