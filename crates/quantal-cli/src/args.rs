@@ -66,7 +66,7 @@ pub(crate) struct QuantizeArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) eval: Option<PathBuf>,
     /// Search for a recipe that loses at most so many points of top-1
-    #[arg(long, value_name = "POINTS", value_parser = finite, conflicts_with = "min_sqnr")]
+    #[arg(long, value_name = "POINTS", value_parser = points, allow_negative_numbers = true, conflicts_with = "min_sqnr")]
     pub(crate) max_drop: Option<f64>,
     /// Search for a recipe whose outputs are at least so close to those of the float model
     #[arg(long, value_name = "DB", value_parser = finite)]
@@ -261,5 +261,10 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 fn finite(text: &str) -> Result<f64, String> {
-    text.parse::<f64>().ok().filter(|x| x.is_finite()).ok_or_else(|| "a number".to_owned())
+    text.parse::<f64>().ok().filter(|x| x.is_finite()).ok_or_else(|| "not a number".to_owned())
+}
+
+fn points(text: &str) -> Result<f64, String> {
+    let points = finite(text)?;
+    if points >= 0.0 { Ok(points) } else { Err("points of accuracy to lose, so 0 or more".to_owned()) }
 }

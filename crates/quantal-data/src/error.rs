@@ -184,7 +184,12 @@ impl Error {
                 return Some(format!("add --preprocess with a preset ({}) or a TOML file", names.join(", ")));
             }
             Self::Preprocess { .. } => {
-                "a preprocessing is a preset, a preset with a size such as `imagenet:224`, or a TOML file with resize, crop, channels, layout, scale, mean, std"
+                let names: Vec<&str> = PRESETS.iter().map(|p| p.name).collect();
+                return Some(format!(
+                    "a preprocessing is a preset ({}), a preset with a size such as `imagenet:224`, or a TOML file with resize, \
+                     crop, channels, layout, scale, mean, std",
+                    names.join(", ")
+                ));
             }
             Self::Bomb { .. } => "if the data is what it should be, store it uncompressed (numpy.savez)",
             Self::MissingInput { .. } => {

@@ -68,6 +68,8 @@ pub struct Ladder {
     pub samples: usize,
     /// Top-1 of the float model on them, with labels.
     pub float_top1: Option<f64>,
+    /// Why these samples cannot tell whether the budget is kept to, in words, if they cannot.
+    pub doubt: Option<String>,
     /// The rungs, in the order in which they were tried.
     pub rungs: Vec<Rung>,
     /// What would help, in words, if none keeps to the budget.
@@ -142,6 +144,7 @@ pub fn quantize_within(
         judged_on,
         samples: judge.len(),
         float_top1: judge.float_top1(),
+        doubt: doubt(budget, judge.len()),
         rungs: Vec::new(),
         advice: Vec::new(),
     };
@@ -156,6 +159,19 @@ pub fn quantize_within(
     }
     climb.advise(calibration.samples);
     Ok((None, climb.ladder))
+}
+
+/// What is wrong with a budget in points that is smaller than a single answer.
+fn doubt(budget: Budget, samples: usize) -> Option<String> {
+    let Budget::MaxDrop(points) = budget else { return None };
+    let answer = 100.0 / samples as f64;
+    (points > 0.0 && answer > points).then(|| {
+        format!(
+            "one answer of {samples} is {answer:.2} points, more than the budget of {points}: chance decides; give at least {:.0} \
+             labelled samples",
+            (100.0 / points).ceil()
+        )
+    })
 }
 
 struct Climb<'a, 'd> {
@@ -344,9 +360,7 @@ impl Climb<'_, '_> {
         );
         let most = self.ladder.rungs.iter().filter(|r| !r.in_float.is_empty()).map(|r| r.in_float.len()).max();
         if let Some(n) = most {
-            advice.push(format!(
-                "leaving {n} nodes in float was not enough; a float model may be the honest answer, or a larger budget"
-            ));
+            advice.push(format!("a wider budget, or the float model: leaving {n} nodes in float was not enough"));
         }
         self.ladder.advice = advice;
     }
@@ -378,6 +392,14 @@ mod tests {
     use super::*;
     use crate::quickstart::embedded;
     use quantal_ptq::Silent;
+
+    #[test]
+    fn a_budget_below_one_answer_is_doubted() {
+        assert!(doubt(Budget::MaxDrop(0.5), 200).is_none());
+        let few = doubt(Budget::MaxDrop(0.5), 166).unwrap();
+        assert!(few.contains("0.60 points") && few.contains("at least 200"), "{few}");
+        assert!(doubt(Budget::MaxDrop(0.0), 10).is_none() && doubt(Budget::MinSqnr(30.0), 10).is_none());
+    }
 
     fn outcome(drop: Option<f64>, sqnr_db: f64, share: f64) -> Outcome {
         Outcome {

@@ -30,8 +30,9 @@ pub fn evaluate(session: &mut Session, data: &Dataset, progress: &mut dyn Progre
     progress.begin("evaluating", Some(all.len()));
     for sample in data.stream(&all) {
         let sample = sample?;
-        let label = label_of(&sample)?;
-        ranks.push(metric::rank(&scores(&session.run(&sample.feeds)?)?, label));
+        label_of(&sample)?;
+        let scores = scores(&session.run(&sample.feeds)?)?;
+        ranks.extend(rank(&scores, &sample)?);
         progress.step();
     }
     progress.done();
@@ -48,6 +49,17 @@ pub(crate) fn scores(outputs: &[(String, Tensor)]) -> Result<Vec<f32>, Error> {
         .ok_or_else(|| Error::job(format!("output `{}` ({}) holds no scores", name.escape_debug(), tensor.dtype()), ""))
 }
 
+/// The place of the sample's label among the scores, 0 for a hit; `None` without a label.
+pub(crate) fn rank(scores: &[f32], sample: &Sample) -> Result<Option<usize>, Error> {
+    let Some(label) = sample.label else { return Ok(None) };
+    if label as usize >= scores.len() {
+        let text =
+            format!("sample `{}` has the label {label}, but the model gives {} scores", sample.name, scores.len());
+        return Err(Error::job(text, "labels count from 0: are these of another data set, or do they count from 1?"));
+    }
+    Ok(Some(metric::rank(scores, label)))
+}
+
 fn label_of(sample: &Sample) -> Result<u32, Error> {
     sample.label.ok_or_else(|| {
         let hint = "give --labels FILE, a CSV with the columns file and label";
@@ -58,4 +70,22 @@ fn label_of(sample: &Sample) -> Result<u32, Error> {
 /// Whether the first sample has a label: to be asked before long work whose end needs them.
 pub fn check_labelled(data: &Dataset) -> Result<(), Error> {
     label_of(&data.sample(0)?).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_that_no_score_belongs_to_are_refused() {
+        let sample = |label| Sample { name: "cat.png".into(), feeds: Vec::new(), label };
+        let scores = [0.1, 0.7, 0.2];
+        assert_eq!(rank(&scores, &sample(Some(2))).unwrap(), Some(1));
+        assert_eq!(rank(&scores, &sample(None)).unwrap(), None);
+        let refused = rank(&scores, &sample(Some(3))).unwrap_err().to_string();
+        assert!(
+            refused.contains("cat.png") && refused.contains("label 3") && refused.contains("3 scores"),
+            "{refused}"
+        );
+    }
 }

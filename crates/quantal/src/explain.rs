@@ -147,10 +147,14 @@ fn advice(rows: &[ExplanationRow], samples: usize) -> String {
             100.0 * o.agreement
         );
     };
-    let figures =
-        format!("{choice} loses {drop:.2} points on {samples} samples (noise: {:.2} points)", noise(o, samples));
+    let (moves, noise) = (if drop < 0.0 { "gains" } else { "loses" }, noise(o, samples));
+    let figures = format!("{choice} {moves} {:.2} points on {samples} samples (noise: {noise:.2} points)", drop.abs());
     if drop <= WORTH_TRAINING {
         format!("quantization after training will do: {figures}")
+    } else if drop <= WORTH_TRAINING + 2.0 * noise {
+        format!(
+            "so few samples cannot tell whether quantization after training will do: {figures}; give more to --eval"
+        )
     } else {
         format!(
             "quantization after training is not enough: {figures}; `quantal quantize --max-drop` looks for nodes to leave in \
@@ -208,6 +212,9 @@ mod tests {
         };
         assert!(of(Some(0.795)).contains("will do") && of(Some(0.795)).contains("0.50 points"));
         assert!(of(Some(0.75)).contains("not enough"));
+        // 9 of 900 answers changed: a loss of 1.5 points may be one of 0.83.
+        assert!(of(Some(0.785)).contains("cannot tell"));
+        assert!(of(Some(0.81)).contains("gains 1.00 points"));
         assert!(of(None).contains("20.0 dB"));
     }
 }

@@ -4,7 +4,7 @@
 use crate::bench::time_sessions;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::eval::scores;
+use crate::eval::{rank, scores};
 use crate::model::Model;
 use crate::quantize::{coverage_with_macs, highest};
 use quantal_data::{Dataset, metric};
@@ -71,7 +71,7 @@ impl<'a> Judge<'a> {
             let sample = sample?;
             let outputs = session.run(&sample.feeds)?;
             let scores = scores(&outputs)?;
-            let hit = sample.label.is_some_and(|label| metric::rank(&scores, label) == 0);
+            let hit = rank(&scores, &sample)? == Some(0);
             let outputs: Vec<Vec<f32>> =
                 outputs.iter().filter_map(|(_, t)| t.get::<f32>().map(<[f32]>::to_vec)).collect();
             bytes += outputs.iter().map(|o| 4 * o.len()).sum::<usize>();

@@ -35,7 +35,8 @@ mod variations;
 
 pub use budget::{Budget, HeldOut, Ladder, Rung, quantize_within};
 pub use check_data::{
-    AgainstRow, Classes, DataCheck, Distribution, FigureRow, GrowthRow, Problem, RangeRow, StretchRow, check_data,
+    AgainstRow, Classes, DataCheck, Distribution, FigureRow, GrowthRow, LEAST_SAMPLES, Problem, RangeRow, StretchRow,
+    check_data,
 };
 pub use compare::{Comparison, LayerRow, compare};
 pub use engine::Engine;

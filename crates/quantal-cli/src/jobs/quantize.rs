@@ -115,6 +115,9 @@ fn table(ladder: &Ladder) -> String {
         (Budget::MinSqnr(db), _) => (format!("outputs within {db} dB of float"), String::new()),
     };
     let mut t = format!("budget: {what}, judged on {} of {}{float}\n", ladder.samples, ladder.judged_on);
+    if let Some(doubt) = &ladder.doubt {
+        let _ = writeln!(t, "note: {doubt}");
+    }
     t += "      top-1    drop  changed     SQNR        ms  integer   recipe\n";
     for r in &ladder.rungs {
         let o = &r.outcome;

@@ -135,6 +135,9 @@ pub(super) fn summary(s: &Summary<'_>) -> String {
     let r = s.report;
     let mut t = format!("{}  ->  {}\n", r.model, s.output);
     let _ = writeln!(t, "calibrated on {} of {}, ranges by {}", r.samples, r.data, r.recipe.observer.name());
+    if r.samples < quantal::LEAST_SAMPLES {
+        t += "note: so few samples leave ranges to chance; `quantal check-data` says how many are enough\n";
+    }
     t += &passes(r);
     t += &rearranged(r);
     t += &rounding(r);

@@ -37,7 +37,7 @@ impl Problem {
 const NEAR: f64 = 0.1;
 /// With fewer, more than one new sample in 20 may reach beyond all of them, at 95 % confidence: 0.95⁵⁹ < 0.05, whatever
 /// the distribution (Wilks, *Determination of Sample Sizes for Setting Tolerance Limits*, 1941).
-const LEAST_SAMPLES: usize = 59;
+pub const LEAST_SAMPLES: usize = 59;
 /// The standard error of one scale in ten. Good, with 32 samples or more: 0.02 to 0.14.
 const MOST_SPREAD: f64 = 0.15;
 /// The share of samples with one label.
