@@ -6,9 +6,9 @@
   accuracy.py verify ASSETS --work DIR --quantal EXE                  that Quantal draws the samples that peers are given
   accuracy.py table RESULT...                                         results as Markdown
 
-Needs Python 3.10 with numpy, onnx, onnxruntime, openvino, nncf, pillow and tokenizers. Every finished row is kept in the
-working folder: a run that was stopped goes on where it was. ASSETS can be given as QUANTAL_ASSETS. The README beside this
-file says how to read the tables.
+Needs Python 3.10 with numpy, onnx, onnxruntime, openvino, nncf, pillow and tokenizers; torch and onnx2torch add a
+contestant. Every finished row is kept in the working folder: a run that was stopped goes on where it was. ASSETS can be
+given as QUANTAL_ASSETS. The README beside this file says how to read the tables.
 """
 
 import argparse
@@ -77,6 +77,9 @@ def run(args):
     # Whole seeds first, so that a run that is stopped has a table; the rows that decide least last.
     jobs = [(c, seed, m) for seed in range(args.seeds) for c in wanted for m in args.models if seed == 0 or not c.endswith("fp32")]
     jobs.sort(key=lambda job: job[0] in contestants.LATE and job[1] > 0)
+    if absent := {job for job in jobs if not contestants.installed(job[0]) and not cached(args, job).exists()}:
+        print(f"left out, for what they need is not installed: {', '.join(sorted({c for c, _, _ in absent}))}")
+        jobs = [job for job in jobs if job not in absent]
     pending = [job for job in jobs if not cached(args, job).exists()]
     print(f"{len(jobs) - len(pending)} of {len(jobs)} rows are there; {estimate(args, pending)}", flush=True)
     if not args.estimate:
@@ -122,7 +125,7 @@ def measure(args, job):
     rows = [dict(model=model, seed=seed, **row) for row in rows]
     path = cached(args, job)
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = dict(cpu_s=round(cpu_of_children() - used, 1), wall_s=round(time.perf_counter() - start, 1), rows=rows)
+    done = dict(cpu_s=round(cpu_of_children() - used, 1), wall_s=round(time.perf_counter() - start, 1), versions=versions(), rows=rows)
     path.with_suffix(".tmp").write_text(json.dumps(done))
     path.with_suffix(".tmp").rename(path)
     for row in rows:
@@ -183,8 +186,12 @@ def outcomes(args, task, contestant, seed, scratch):
 def save(args, jobs):
     if not args.json:
         return
-    rows = [row for job in jobs if cached(args, job).exists() for row in json.loads(cached(args, job).read_text())["rows"]]
-    found = dict(machine=machine(), versions=versions(args), samples=args.samples, date=time.strftime("%Y-%m-%d"), rows=rows)
+    kept = [json.loads(cached(args, job).read_text()) for job in jobs if cached(args, job).exists()]
+    rows = [row for job in kept for row in job["rows"]]
+    # Rows may come of several environments; those of before they said so, of this one.
+    packages = report.joined(job.get("versions", versions()) for job in kept)
+    build = {"quantal build": args.digest} if args.digest else {}
+    found = dict(machine=machine(), versions=packages | build, samples=args.samples, date=time.strftime("%Y-%m-%d"), rows=rows)
     # One row a line: the outcomes of thousands of samples are no reading matter.
     head = json.dumps(found | dict(rows=[]), indent=1)
     lines = ",\n  ".join(json.dumps(row) for row in rows)
@@ -198,14 +205,14 @@ def machine():
     return f"{name[1] if name else platform.processor()} ({' '.join(flags)})"
 
 
-def versions(args):
+def versions():
     found = {}
-    for package in ("onnx", "onnxruntime", "openvino", "nncf"):
+    for package in ("onnx", "onnxruntime", "openvino", "nncf", "torch", "onnx2torch"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             pass
-    return found | ({"quantal build": args.digest} if args.digest else {})
+    return found
 
 
 # ---- the same samples

@@ -1,19 +1,31 @@
 """The contestants: each makes an INT8 model of a task from chosen calibration samples, and gives a way to run it."""
 
+import importlib.util
 import json
 import re
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import torch_x86  # noqa: E402, for both benches
 
 # Quantal's recipes; each is evaluated in its own runtime, and the file it wrote in ONNX Runtime too.
 QUANTAL = ("quantal_balanced", "quantal_fast", "quantal_best")
 ORT_METHODS = ("MinMax", "Percentile", "Entropy")
-PEERS = ("ort_default", "ort_minmax", "nncf", "nncf_mixed", "ort_percentile", "ort_entropy")
+PEERS = ("ort_default", "ort_minmax", "nncf", "nncf_mixed", "ort_percentile", "torch", "ort_entropy")
+# What rows need besides ONNX Runtime.
+NEEDS = {"nncf": ("nncf", "openvino"), "nncf_mixed": ("nncf", "openvino"), "torch": ("torch", "onnx2torch")}
 # Rows of which seed 0 tells most: no contestant's best.
 LATE = ("ort_default", "ort_entropy")
 # Who competes as one: of each of these the best on a model counts.
-FAMILIES = {"ONNX Runtime": ("ort_minmax", "ort_percentile", "ort_entropy"), "NNCF": ("nncf", "nncf_mixed")}
+FAMILIES = {"ONNX Runtime": ("ort_minmax", "ort_percentile", "ort_entropy"), "NNCF": ("nncf", "nncf_mixed"), "torch": ("torch",)}
+
+
+def installed(contestant):
+    return all(importlib.util.find_spec(package) for package in NEEDS.get(contestant, ()))
 
 
 def run_ort(path, threads):
@@ -109,10 +121,39 @@ def nncf(task, samples, scratch, threads, mixed=False):
     return lambda feeds: next(iter(request.infer(feeds).values())), ""
 
 
+# ---- torch
+
+
+def torch(task, samples, threads):
+    """The x86 configuration in FX graph mode, on the module that the file is converted to, if that is the same network."""
+    import torch as tool
+
+    tool.set_num_threads(threads)
+    tensors = lambda feeds: tuple(map(tool.from_numpy, feeds.values()))
+    network = torch_x86.load(task.model)
+    reference = run_ort(task.model, threads)
+    with tool.no_grad():
+        for feeds in samples[:4]:
+            expected = reference(feeds)
+            error = np.abs(network(*tensors(feeds)).numpy() - expected).max() / np.abs(expected).max()
+            # Sums in another order differ by less, by two digits.
+            if not error < 1e-4:
+                raise RuntimeError(f"the converted module is another network: outputs differ by {error:.1e} of the largest")
+    made = torch_x86.quantize(network, [tensors(feeds) for feeds in samples])
+
+    def run(feeds):
+        with tool.no_grad():
+            return made(*tensors(feeds)).numpy()
+
+    return run, ""
+
+
 def peer(name, task, samples, scratch, threads):
     """`(run, note)` of a peer by its name in `PEERS`."""
     if name.startswith("nncf"):
         return nncf(task, samples, scratch, threads, mixed=name == "nncf_mixed")
+    if name == "torch":
+        return torch(task, samples, threads)
     methods = {"ort_" + m.lower(): m for m in ORT_METHODS}
     return ort(task, samples, scratch, threads, methods.get(name))
 

@@ -13,6 +13,7 @@ COLUMNS = {
     "quantal_fast": "quantal fast", "quantal_balanced": "quantal balanced", "quantal_best": "quantal best",
     "quantal_balanced_in_ort": "balanced, in ORT", "ort_default": "ORT default call", "ort_minmax": "ORT MinMax",
     "ort_entropy": "ORT Entropy", "ort_percentile": "ORT Percentile", "nncf": "NNCF", "nncf_mixed": "NNCF mixed",
+    "torch": "torch x86",
 }
 
 
@@ -30,10 +31,19 @@ def markdown(results):
     notes = [f"{m}, {COLUMNS[c]}: {r['note']}" for (m, c, seed), r in sorted(rows.items()) if r.get("note") and seed == 0]
     notes += [f"{m}, {COLUMNS.get(c, c)} fails: {error}" for (m, c), error in sorted(failed.items())]
     where = {r["machine"] for r in results}
-    packages = {k: v for r in results for k, v in r["versions"].items()}
+    packages = joined(r["versions"] for r in results)
     about = f"{'; '.join(sorted(where))}; {', '.join(f'{k} {v}' for k, v in packages.items())}; {max(r['date'] for r in results)}"
     parts = [f"### {about}", losses(models, float_hits, runs, failed), against(models, runs, failed)]
     return "\n\n".join([*[p for p in parts if p], "\n".join(f"- {n.replace('|', '/')}" for n in notes)])
+
+
+def joined(versions):
+    """What several environments had, by package; of a package that differs, all versions."""
+    found = defaultdict(list)
+    for package, version in (item for each in versions for item in each.items()):
+        if version not in found[package]:
+            found[package].append(version)
+    return {package: " and ".join(each) for package, each in found.items()}
 
 
 def losses(models, float_hits, runs, failed):
