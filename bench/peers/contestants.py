@@ -10,10 +10,14 @@ import os
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 
 import feeds
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import torch_x86  # noqa: E402, for both benches
 
 # ---- INT8 files
 
@@ -75,27 +79,23 @@ def load_openvino(path, threads):
     return lambda sample: request.infer(sample, share_inputs=True, share_outputs=True)
 
 
-def load_torch(path, threads):
-    """torchvision's own network of that name, quantized for x86 in eager mode and traced."""
+def load_torch(path, threads, int8=False):
+    """The module that the file is converted to, traced and optimized for inference; for INT8 quantized here, for x86."""
     import torch
-    from torchvision.models import quantization as zoo
 
     torch.set_num_threads(threads)
-    torch.backends.quantized.engine = "x86"
-    make = {"resnet50": zoo.resnet50, "resnet18": zoo.resnet18, "mobilenetv2": zoo.mobilenet_v2}[path]
-    network = make(weights=None, quantize=False).eval()
-    network.fuse_model()
-    network.qconfig = torch.ao.quantization.get_default_qconfig("x86")
-    example = torch.randn(1, 3, 224, 224)
+    inputs, random = feeds.inputs_of(path), np.random.default_rng(3)
+    tensors = lambda sample: tuple(map(torch.from_numpy, sample.values()))
+    samples = [tensors(feeds.draw(inputs, random)) for _ in range(8)]
+    network = torch_x86.load(path)
     with torch.no_grad():
-        torch.ao.quantization.prepare(network, inplace=True)
-        network(example)
-        torch.ao.quantization.convert(network, inplace=True)
-        traced = torch.jit.freeze(torch.jit.trace(network, example))
+        if int8:
+            network = torch_x86.quantize(network, samples)
+        traced = torch.jit.optimize_for_inference(torch.jit.trace(network, samples[0]))
 
     def run(sample):
         with torch.no_grad():
-            return traced(torch.from_numpy(sample["input"]))
+            return traced(*tensors(sample))
 
     return run
 
@@ -106,14 +106,15 @@ LOADERS = {
     "ort_int8_exact": lambda path, threads: load_ort(path, threads, exact=True),
     "openvino_fp32": load_openvino,
     "openvino_int8": load_openvino,
-    "torch_int8": load_torch,
+    "torch_fp32": load_torch,
+    "torch_int8": lambda path, threads: load_torch(path, threads, int8=True),
 }
 
 
 def versions():
     """Version of each package that is here."""
     found = {}
-    for package in ("onnx", "onnxruntime", "openvino", "nncf", "torch"):
+    for package in ("onnx", "onnxruntime", "openvino", "nncf", "torch", "onnx2torch"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

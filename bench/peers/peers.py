@@ -7,7 +7,7 @@
   peers.py pipeline MODEL --quantal EXE         what quantizing costs: wall time, CPU time, peak memory
   peers.py table RESULT...                      results kept with --json, as Markdown
 
-Needs Python 3.10 with numpy, onnx, onnxruntime, openvino and nncf; torch and torchvision add a contestant. A contestant
+Needs Python 3.10 with numpy, onnx, onnxruntime, openvino and nncf; torch and onnx2torch add a contestant. A contestant
 that is not installed or fails to start is named and left out. The README beside this file says how to read the tables.
 """
 
@@ -199,11 +199,11 @@ def race(args, name, fp32, threads, environment, report):
              "quantal_fp32": fp32, "quantal_int8": int8["quantal"]}
     if not report["machine"]["vnni"]:
         files["ort_int8_exact"] = int8["ort"]
-    if "torch" in report["machine"]["versions"] and name in ("resnet50", "resnet18", "mobilenetv2") and "_b1" in stem.name:
-        files["torch_int8"] = name
+    if {"torch", "onnx2torch"} <= report["machine"]["versions"].keys():
+        files |= {"torch_fp32": fp32, "torch_int8": fp32}
     entrants, failed = {}, {}
     for kind, path in files.items():
-        if isinstance(path, Path) and not path.exists():
+        if not path.exists():
             failed[kind] = f"there is no {path.name}"
             continue
         try:
@@ -293,8 +293,8 @@ def table(args):
         if "pipeline" in report:
             print(pipeline_table(report))
             continue
-        kinds = [k for k in ("ort_fp32", "openvino_fp32", "quantal_fp32", "ort_int8", "ort_int8_exact", "openvino_int8",
-                             "torch_int8", "quantal_int8") if any(k in row["times"] for row in report["rows"])]
+        kinds = [k for k in ("ort_fp32", "openvino_fp32", "torch_fp32", "quantal_fp32", "ort_int8", "ort_int8_exact",
+                             "openvino_int8", "torch_int8", "quantal_int8") if any(k in row["times"] for row in report["rows"])]
         heads = ["model", "batch", "threads", *(k.replace("_", " ") for k in kinds), "FP32 ratio", "INT8 ratio", "INT8 / peer FP32"]
         print("| " + " | ".join(heads) + " |\n|" + " --- |" * len(heads))
         for row in report["rows"]:
