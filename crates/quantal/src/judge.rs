@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::eval::{rank, scores};
 use crate::model::Model;
 use crate::quantize::{coverage_with_macs, highest};
-use quantal_data::{Dataset, metric};
+use quantal_data::Dataset;
 use quantal_ptq::Progress;
 use quantal_runtime::{Mode, Session};
 use quantal_tensor::stats::SqnrSums;
@@ -46,7 +46,7 @@ pub(crate) struct Judge<'a> {
 struct Answer {
     outputs: Vec<Vec<f32>>,
     highest: usize,
-    label: Option<u32>,
+    labelled: bool,
     hit: bool,
 }
 
@@ -75,7 +75,7 @@ impl<'a> Judge<'a> {
             let outputs: Vec<Vec<f32>> =
                 outputs.iter().filter_map(|(_, t)| t.get::<f32>().map(<[f32]>::to_vec)).collect();
             bytes += outputs.iter().map(|o| 4 * o.len()).sum::<usize>();
-            answers.push(Answer { outputs, highest: highest(&scores), label: sample.label, hit });
+            answers.push(Answer { outputs, highest: highest(&scores), labelled: sample.label.is_some(), hit });
             progress.step();
             if bytes > ANSWER_BYTES {
                 break;
@@ -96,7 +96,7 @@ impl<'a> Judge<'a> {
 
     /// Top-1 of the float model; `None` if a sample has no label.
     pub(crate) fn float_top1(&self) -> Option<f64> {
-        let labelled = self.answers.iter().all(|a| a.label.is_some());
+        let labelled = self.answers.iter().all(|a| a.labelled);
         labelled.then(|| self.answers.iter().filter(|a| a.hit).count() as f64 / self.answers.len() as f64)
     }
 
@@ -106,12 +106,13 @@ impl<'a> Judge<'a> {
         let (mut sums, mut same, mut hits, mut changed) = (SqnrSums::default(), 0, 0, 0);
         progress.begin("judging", Some(self.members.len()));
         for (sample, answer) in self.data.stream(&self.members).zip(&self.answers) {
-            let outputs = session.run(&sample?.feeds)?;
+            let sample = sample?;
+            let outputs = session.run(&sample.feeds)?;
             for (a, b) in answer.outputs.iter().zip(outputs.iter().filter_map(|(_, t)| t.get::<f32>())) {
                 sums.add(a, b);
             }
             let scores = scores(&outputs)?;
-            let hit = answer.label.is_some_and(|label| metric::rank(&scores, label) == 0);
+            let hit = rank(&scores, &sample)? == Some(0);
             same += usize::from(highest(&scores) == answer.highest);
             hits += usize::from(hit);
             changed += usize::from(hit != answer.hit);
