@@ -8,12 +8,12 @@ use crate::bias_correction::ChannelMeans;
 use crate::error::{Error, Result};
 use crate::observer::{NotFinite, Range, Statistics, range_of};
 use crate::place::{Group, Product};
+use crate::spread::Spread;
 use crate::watch::Runs;
 use quantal_ir::{Graph, ValueId};
 use quantal_kernels::Isa;
 use quantal_kernels::float::survey;
 use quantal_runtime::session::Watched;
-use quantal_tensor::Tensor;
 use std::collections::BTreeMap;
 
 /// What was seen of the values that need a range.
@@ -25,44 +25,10 @@ pub struct Calibration {
     pub observed: BTreeMap<ValueId, Statistics>,
     /// Channel means of the data inputs of products, if they were asked for.
     pub means: BTreeMap<ValueId, ChannelMeans>,
-    /// How far the inputs of normalizations spread.
+    /// What the inputs of normalizations have to show for their ranges.
     pub spreads: BTreeMap<ValueId, Spread>,
     /// How evenly channels share the ranges of values.
     pub balances: BTreeMap<ValueId, Balance>,
-}
-
-/// The variance of rows, which is what a normalization brings out, and the range that codes would have to cover.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Spread {
-    squares: f64,
-    count: u64,
-    min: f32,
-    max: f32,
-}
-
-impl Spread {
-    /// Takes in a tensor whose rows are its last axis.
-    fn add(&mut self, tensor: &Tensor) {
-        let columns = tensor.shape().last().copied().unwrap_or(1).max(1);
-        for row in tensor.as_slice::<f32>().chunks(columns) {
-            let mean = row.iter().map(|&v| f64::from(v)).sum::<f64>() / row.len() as f64;
-            for &v in row {
-                let d = f64::from(v) - mean;
-                self.squares += d * d;
-                (self.min, self.max) = (self.min.min(v), self.max.max(v));
-            }
-            self.count += row.len() as u64;
-        }
-    }
-
-    /// The variance against that of rounding to `levels` steps over the whole range, in decibels.
-    pub fn sqnr_db(&self, levels: u32) -> f64 {
-        let step = (f64::from(self.max) - f64::from(self.min)) / f64::from(levels);
-        if self.count == 0 || step == 0.0 {
-            return f64::INFINITY;
-        }
-        10.0 * libm::log10(12.0 * self.squares / (self.count as f64 * step * step))
-    }
 }
 
 /// Runs the float `graph` over the samples and watches the members of `groups`, each with the observer of its group, and
@@ -108,7 +74,8 @@ impl Calibration {
             return Ok(Ok(()));
         }
         if let Some(spread) = self.spreads.get_mut(&seen.value) {
-            spread.add(&*seen.standard()?);
+            let tensor = seen.standard()?;
+            spread.add(tensor.as_slice(), tensor.shape());
         }
         if let Some(balance) = self.balances.get_mut(&seen.value) {
             balance.add(values, shape, seen.layout);

@@ -26,6 +26,7 @@ pub mod sampling;
 pub mod second_moment;
 pub mod sensitivity;
 pub mod smooth_quant;
+pub mod spread;
 pub mod watch;
 pub mod weight_rows;
 pub mod weights;

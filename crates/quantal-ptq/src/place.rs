@@ -20,7 +20,7 @@ use form::Form;
 use fuse::Fused;
 use quantal_ir::graph::Uses;
 use quantal_ir::op::weighted::Weighted;
-use quantal_ir::{Encoding, Graph, NodeId, Op, QuantClass, QuantPlan, ValueId};
+use quantal_ir::{Encoding, Graph, NodeId, QuantClass, QuantPlan, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -127,7 +127,7 @@ pub fn place_except(graph: &Graph, recipe: &Recipe, exceptions: &BTreeMap<NodeId
         }
     }
     let decisions = graph.nodes().map(|(id, _)| decision(graph, &fused, &chosen, &inner, id)).collect();
-    let is_norm = |id: &&NodeId| matches!(graph.node(**id).op, Op::LayerNormalization | Op::RmsNormalization);
+    let is_norm = |id: &&NodeId| form::is_norm(graph.node(**id).op);
     let norms = chosen.integer.keys().filter(is_norm).filter_map(|&id| Some((id, graph.node(id).input(0)?))).collect();
     Ok(Placement { plan, groups: groups.into_iter().map(|(g, _)| g).collect(), products, norms, decisions })
 }

@@ -12,7 +12,7 @@ use crate::smooth_quant::{Smoothed, smooth};
 use crate::watch::Runs;
 use crate::weights::set_weights;
 use quantal_ir::qdq::insert_qdq;
-use quantal_ir::{Encoding, Graph, NodeId, Params, QuantPlan, ValueId};
+use quantal_ir::{Encoding, Graph, NodeId, Op, Params, QuantPlan, ValueId};
 use quantal_kernels::Isa;
 use quantal_tensor::QParams;
 use std::collections::BTreeMap;
@@ -147,7 +147,7 @@ impl Prepared {
         let mut exceptions = float.clone();
         let placement = loop {
             let placement = place_except(graph, recipe, &exceptions)?;
-            let mut found = exposed_norms(&placement, calibration, recipe);
+            let mut found = exposed_norms(graph, &placement, calibration, recipe);
             found.extend(self.drowned(&placement)?);
             let known = exceptions.len();
             found.extend(exceptions);
@@ -232,16 +232,27 @@ impl Prepared {
     }
 }
 
-/// The normalizations whose input would drown in its rounding, and why.
-fn exposed_norms(placement: &Placement, calibration: &Calibration, recipe: &Recipe) -> BTreeMap<NodeId, String> {
-    let limit = recipe.activations.min_norm_sqnr_db;
-    let why = |(id, v): &(NodeId, ValueId)| {
-        let sqnr = calibration.spreads.get(v)?.sqnr_db(255);
-        let text =
-            || format!("its input has outliers: codes would hold it within {sqnr:.1} dB, the recipe asks for {limit}");
-        (sqnr < f64::from(limit)).then(|| (*id, text()))
-    };
-    placement.norms.iter().filter_map(why).collect()
+/// The normalizations whose input would drown in its rounding, the sums that make it, and why.
+fn exposed_norms(
+    graph: &Graph,
+    placement: &Placement,
+    calibration: &Calibration,
+    recipe: &Recipe,
+) -> BTreeMap<NodeId, String> {
+    let (limit, uses) = (recipe.activations.min_norm_sqnr_db, graph.uses());
+    let mut found = BTreeMap::new();
+    for (id, v) in &placement.norms {
+        let Some(sqnr) = calibration.spreads.get(v).map(|s| s.sqnr_db(255)) else { continue };
+        if sqnr < f64::from(limit) {
+            let name = graph.value(*v).name.escape_debug();
+            let why = format!(
+                "one scale for `{name}` would hold its faintest rows within {sqnr:.1} dB; the recipe asks for {limit}"
+            );
+            let sum = uses.producer(*v).filter(|&p| graph.node(p).op == Op::Add);
+            found.extend([Some(*id), sum].into_iter().flatten().map(|id| (id, why.clone())));
+        }
+    }
+    found
 }
 
 #[cfg(test)]

@@ -114,8 +114,9 @@ pub struct Activations {
     pub storage: Storage,
     /// Whether real 0 is the middle code.
     pub symmetric: bool,
-    /// A normalization whose input would be told from its rounding by less than this many decibels stays in float, and
-    /// the sum before it: residual streams with outlier channels. 0 leaves none.
+    /// A normalization whose input would be told from its rounding by less than this many decibels, at the position
+    /// where that is worst, stays in float, and the sum before it: residual streams with outlier channels or with a faint
+    /// class token. 0 leaves none.
     pub min_norm_sqnr_db: u32,
     /// A value whose channels would be told from their rounding by less than this many decibels, on average over them,
     /// stays in float, with the nodes that make and read it: long tails, boxes beside scores. 0 leaves none.

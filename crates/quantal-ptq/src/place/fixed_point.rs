@@ -11,7 +11,7 @@ use crate::recipe::{Ranges, Recipe};
 use quantal_ir::graph::Uses;
 use quantal_ir::op::weighted::Weighted;
 use quantal_ir::{Graph, NodeId, Op, ValueId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The nodes that run in integers, and why the others do not.
 #[derive(Default)]
@@ -26,6 +26,8 @@ pub(super) struct Chosen {
     pub(super) dynamic: BTreeMap<NodeId, Weighted>,
     /// The Add of the bias of such a product, and the product.
     pub(super) dynamic_bias: BTreeMap<NodeId, NodeId>,
+    /// What the normalizations read that are left in float: sums that codes would not hold.
+    exposed: BTreeSet<ValueId>,
 }
 
 /// The forms of all nodes that have one and that the recipe does not leave in float.
@@ -39,6 +41,7 @@ pub(super) fn candidates(graph: &Graph, uses: &Uses, recipe: &Recipe, exceptions
             }
             Ok(_) if exceptions.contains_key(&id) => {
                 chosen.float.insert(id, (exceptions[&id].clone(), true));
+                chosen.exposed.extend(node.input(0).filter(|_| form::is_norm(node.op)));
             }
             Ok(Form::Weighted(w)) if dynamic && w.axis.is_some() && matches!(node.op, Op::MatMul | Op::Gemm) => {
                 chosen.dynamic.insert(id, w);
@@ -113,6 +116,7 @@ fn float_input(graph: &Graph, uses: &Uses, chosen: &Chosen, id: NodeId) -> Optio
             Some(p) if chosen.integer.contains_key(&p) => None,
             // It is rounded to codes anyway: a residual stream that begins in float goes on in codes.
             Some(_) if kind == Kind::Arithmetic && is_factor(uses, chosen, v) => None,
+            Some(p) if resumes(graph, chosen, p, v) => None,
             Some(p) => Some(format!("its input `{name}` comes in float from `{}`", graph.node(p).name.escape_debug())),
             // Moving the codes of an input costs less than moving its floats.
             None if kind == Kind::Moves => None,
@@ -132,6 +136,13 @@ fn unread(graph: &Graph, uses: &Uses, fused: &Fused, chosen: &Chosen, id: NodeId
     let mut outputs = graph.node(id).outputs.iter().copied().flatten();
     let read = outputs.any(|v| uses.readers(v).iter().any(|r| reads_codes(chosen, *r, v)));
     (!read).then(|| "nothing that reads its result runs in integers".to_owned())
+}
+
+/// Whether a residual stream that codes did not hold is back in their reach with the sum `v` that `p` makes in float.
+fn resumes(graph: &Graph, chosen: &Chosen, p: NodeId, v: ValueId) -> bool {
+    let node = graph.node(p);
+    let from_exposed = node.inputs.iter().flatten().any(|v| chosen.exposed.contains(v));
+    node.op == Op::Add && from_exposed && !chosen.exposed.contains(&v)
 }
 
 /// Whether a value is multiplied by weights in integers.

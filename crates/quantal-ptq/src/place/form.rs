@@ -34,6 +34,11 @@ pub(super) enum Kind {
     Moves,
 }
 
+/// Whether an operator normalizes rows.
+pub(super) fn is_norm(op: Op) -> bool {
+    matches!(op, Op::LayerNormalization | Op::RmsNormalization)
+}
+
 /// Why a node has no integer form.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum NoForm {
@@ -68,7 +73,7 @@ pub(super) fn of(graph: &Graph, node: &Node) -> Result<Form, NoForm> {
             only_floats(graph, node)?;
             division(graph, node)
         }
-        QuantClass::Float if matches!(node.op, Op::LayerNormalization | Op::RmsNormalization) => {
+        QuantClass::Float if is_norm(node.op) => {
             only_floats(graph, node)?;
             normalization(graph, node)
         }

@@ -351,3 +351,32 @@ fn a_norm_that_is_left_out_takes_the_sum_before_it_along() {
     assert_eq!(found("sum").verdict, Verdict::Float);
     assert!(p.norms.is_empty());
 }
+
+#[test]
+fn a_residual_stream_is_back_in_codes_once_they_hold_it() {
+    // sum0 = a + b, exposed; sum1 = sum0 + W·norm0; sum2 = sum1 + W·norm1.
+    let mut b = Build::new();
+    let x = b.input("x", &[1, 4, 8]);
+    let (gamma, beta) = (b.constant("gamma", &[8]), b.constant("beta", &[8]));
+    let mut stream = b.matmul(x, 8);
+    for i in 0..3 {
+        let branch = if i == 0 {
+            b.matmul(x, 8)
+        } else {
+            let norm = b.named(Op::LayerNormalization, &format!("norm{}", i - 1), &[stream, gamma, beta], Attrs::new());
+            b.matmul(norm, 8)
+        };
+        stream = b.named(Op::Add, &format!("sum{i}"), &[stream, branch], Attrs::new());
+    }
+    let norm = b.named(Op::LayerNormalization, "norm2", &[stream, gamma, beta], Attrs::new());
+    let y = b.matmul(norm, 8);
+    b.graph.outputs = vec![y];
+    let id = |name: &str| b.graph.nodes().find(|(_, n)| &*n.name == name).unwrap().0;
+    let exceptions = ["sum0", "norm0"].map(|name| (id(name), "faint".to_owned())).into();
+    let p = place_except(&b.graph, &Recipe::default(), &exceptions).unwrap();
+    let found = |name: &str| p.decisions.iter().find(|d| &*d.name == name).unwrap().verdict;
+    assert_eq!(["sum0", "norm0", "sum1"].map(found), [Verdict::Float; 3]);
+    assert_eq!(["norm1", "sum2", "norm2"].map(found), [Verdict::Integer; 3]);
+    let encoded = |name: &str| p.plan.encodings.contains_key(&b.graph.node(id(name)).output(0).unwrap());
+    assert_eq!(["sum0", "sum1", "sum2"].map(encoded), [false, true, true]);
+}
