@@ -8,7 +8,12 @@
 
 use quantal_ir::graph::Uses;
 use quantal_ir::{Graph, Op, ValueId};
+use quantal_kernels::Threads;
 use quantal_runtime::Layout;
+use std::sync::Mutex;
+
+/// Channels that one task looks at.
+const CHANNELS: usize = 64;
 
 /// Positions of one tensor of one sample that count for all, evenly spaced.
 const POSITIONS: usize = 256;
@@ -41,7 +46,7 @@ impl Balance {
     }
 
     /// Takes in one sample, as it lies. Channels of another number than those before are left out.
-    pub fn add(&mut self, values: &[f32], shape: &[usize], layout: Layout) {
+    pub fn add(&mut self, values: &[f32], shape: &[usize], layout: Layout, threads: &Threads) {
         if self.axis >= shape.len() {
             return;
         }
@@ -61,17 +66,23 @@ impl Balance {
             *sum += v;
             *square += v * v;
         };
-        for p in (0..positions).step_by(step) {
-            let start = p / inner * inner * channels + p % inner;
-            let sums = self.sums.iter_mut().zip(&mut self.squares);
-            // Nearly all values lie channels-last, and only a loop over neighbours becomes vector instructions.
-            if inner == 1 {
-                sums.zip(&values[start..start + channels]).for_each(moments);
-            } else {
-                sums.zip(values[start..].iter().step_by(inner)).for_each(moments);
+        let parts = self.sums.chunks_mut(CHANNELS).zip(self.squares.chunks_mut(CHANNELS)).map(Mutex::new);
+        let parts: Vec<_> = parts.collect();
+        threads.parallel_for(parts.len(), &|i| {
+            let mut part = parts[i].lock().expect("nobody panics with it");
+            let (sums, squares) = &mut *part;
+            for p in (0..positions).step_by(step) {
+                let start = p / inner * inner * channels + p % inner + i * CHANNELS * inner;
+                let both = sums.iter_mut().zip(squares.iter_mut());
+                // Nearly all values lie channels-last, and only a loop over neighbours becomes vector instructions.
+                if inner == 1 {
+                    both.zip(&values[start..]).for_each(moments);
+                } else {
+                    both.zip(values[start..].iter().step_by(inner)).for_each(moments);
+                }
             }
-            self.count += 1;
-        }
+        });
+        self.count += positions.div_ceil(step) as u64;
     }
 
     /// The variance of each channel; where all are one number, its square.
@@ -109,8 +120,8 @@ mod tests {
         let standard = channels.concat();
         let last: Vec<f32> = (0..4).flat_map(|p| channels.iter().map(move |c| c[p])).collect();
         match layout {
-            Layout::Standard => found.add(&standard, &[1, channels.len(), 4, 1], layout),
-            Layout::ChannelsLast => found.add(&last, &[1, 4, 1, channels.len()], layout),
+            Layout::Standard => found.add(&standard, &[1, channels.len(), 4, 1], layout, &Threads::new(1)),
+            Layout::ChannelsLast => found.add(&last, &[1, 4, 1, channels.len()], layout, &Threads::new(1)),
         }
         found
     }
@@ -133,7 +144,7 @@ mod tests {
         b.conv(x, 2);
         let mut found = Balance::of(&b.graph, &b.graph.uses(), x).unwrap();
         for nearly in [0.999, 1.001] {
-            found.add(&[nearly, nearly], &[1, 2, 1, 1], Layout::Standard);
+            found.add(&[nearly, nearly], &[1, 2, 1, 1], Layout::Standard, &Threads::new(1));
         }
         // Steps of 0.12 make noise of 0.0012, against squares of about 1.
         let expected = -10.0 * 0.0012_f64.log10();

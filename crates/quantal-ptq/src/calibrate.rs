@@ -78,7 +78,7 @@ impl Calibration {
             spread.add(tensor.as_slice(), tensor.shape());
         }
         if let Some(balance) = self.balances.get_mut(&seen.value) {
-            balance.add(values, shape, seen.layout);
+            balance.add(values, shape, seen.layout, seen.threads);
         }
         let found = survey(isa, values, [channels, inner], seen.threads);
         if let (Some(means), Some(_)) = (means, axis) {
