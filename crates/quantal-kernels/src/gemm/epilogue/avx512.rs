@@ -314,8 +314,11 @@ impl Piece<'_> {
                 for x in &mut x {
                     *x = _mm512_roundscale_ps::<NEAREST>(*x);
                 }
-                let [[a, b], [c, d], [e, f], [g, h]] = pixels.map(|at| self.others::<RESIDUAL, VBMI, FULL>(at));
-                let mut others = [a, b, c, d, e, f, g, h];
+                // No closures around intrinsics, here or below: one that is not inlined lacks the features.
+                let mut others = [_mm512_set1_ps(0.0); 2 * ROWS];
+                for (i, &at) in pixels.iter().enumerate() {
+                    [others[2 * i], others[2 * i + 1]] = self.others::<RESIDUAL, VBMI, FULL>(at);
+                }
                 for x in &mut x {
                     *x = _mm512_mul_ps(*x, sum_multiplier);
                 }
@@ -373,11 +376,13 @@ impl Piece<'_> {
                 if FULL { _mm256_loadu_si256(from.cast()) } else { _mm256_maskz_loadu_epi8(self.mask, from.cast()) };
             let floats = if VBMI && RESIDUAL == UNSIGNED {
                 // A byte for the lowest of each 2²³.
-                let bytes = _mm512_castsi256_si512(bytes);
-                self.splats.lanes.map(|lanes| {
-                    let magic = _mm512_set1_epi32(MAGIC);
-                    _mm512_castsi512_ps(_mm512_mask_permutexvar_epi8(magic, 0x1111_1111_1111_1111, lanes, bytes))
-                })
+                const LOWEST: u64 = 0x1111_1111_1111_1111;
+                let (bytes, magic, [first, second]) =
+                    (_mm512_castsi256_si512(bytes), _mm512_set1_epi32(MAGIC), self.splats.lanes);
+                [
+                    _mm512_castsi512_ps(_mm512_mask_permutexvar_epi8(magic, LOWEST, first, bytes)),
+                    _mm512_castsi512_ps(_mm512_mask_permutexvar_epi8(magic, LOWEST, second, bytes)),
+                ]
             } else {
                 let (low, high) = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
                 let wide = if RESIDUAL == SIGNED {
