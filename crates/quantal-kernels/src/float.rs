@@ -35,6 +35,7 @@ mod scratch;
 mod test_data;
 mod tile;
 mod unary;
+mod winograd;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

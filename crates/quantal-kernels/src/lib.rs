@@ -30,6 +30,7 @@ pub mod softmax;
 pub(crate) mod testing;
 pub mod threads;
 pub mod transpose;
+pub(crate) mod winograd;
 
 pub use error::KernelError;
 pub use geometry::ConvGeometry;

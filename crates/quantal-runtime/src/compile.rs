@@ -343,6 +343,12 @@ impl<'g> Lowering<'g> {
         self.places[v.0 as usize].first.unwrap_or(Layout::Standard)
     }
 
+    /// The sizes of an image along its spatial axes, where they are known.
+    pub(crate) fn spatial_sizes(&self, v: ValueId) -> Vec<Option<usize>> {
+        let shape = self.graph.value(v).shape.as_deref().unwrap_or_default();
+        shape.iter().skip(2).map(Dim::known).collect()
+    }
+
     /// Number of dimensions of a value, where known.
     pub(crate) fn rank(&self, v: ValueId) -> Option<usize> {
         let place = self.places[v.0 as usize];

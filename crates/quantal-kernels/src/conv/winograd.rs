@@ -22,9 +22,10 @@ use crate::error::KernelError;
 use crate::gemm::epilogue::{Block, Columns, RawEpilogue, finish};
 use crate::gemm::tile::{TileArgs, fetch};
 use crate::kernel::{MAX_MR, cost};
+use crate::winograd::{IN, OUT, POSITIONS, Tile, is_plain, tile_count};
 use crate::{ConvGeometry, Isa, Level, Threads};
 pub use rows::{WINOGRAD_KERNELS, WinogradKernel};
-use transform::{IN, InputArgs, MOST_SUM, OUT, OutputArgs, POSITIONS};
+use transform::{InputArgs, MOST_SUM, OutputArgs};
 
 /// Most bytes of transformed input and of products in a task: they are to stay in L2 beside the weights that stream by.
 const BLOCK_BYTES: usize = 512 << 10;
@@ -48,11 +49,6 @@ pub fn select(isa: Isa, g: &ConvGeometry) -> Option<&'static WinogradKernel> {
     let deep = g.c_in.min(g.c_out) >= fewest_channels && g.c_in * g.c_out <= most_weights;
     let kernels = WINOGRAD_KERNELS.iter().copied().filter(|k| k.product.level == isa.level());
     kernels.filter(|_| is_plain(g) && fits && deep).min_by_key(|k| cost(&k.product, g.c_out))
-}
-
-/// Whether the transforms fit.
-fn is_plain(g: &ConvGeometry) -> bool {
-    g.kernel == [3, 3] && g.stride == [1, 1] && g.dilation == [1, 1] && g.groups == 1
 }
 
 /// Weights `[c_out, c_in, 3, 3]`, transformed and packed: for each panel of columns and each position, steps of two
@@ -153,44 +149,11 @@ pub(super) fn run(job: &Job, threads: &Threads) {
     if blocks * column_splits == 1 { task(0) } else { threads.parallel_for(blocks * column_splits, &task) }
 }
 
-fn tile_count(g: &ConvGeometry) -> usize {
-    g.batch * g.h_out.div_ceil(OUT) * g.w_out.div_ceil(OUT)
-}
-
 /// Bytes from one row of a transformed input to the next: whole registers, whole cache lines, and an odd number of
 /// them, or the rows and positions would share L1 sets.
 fn row_bytes(channels: usize) -> usize {
     let lines = (2 * channels).div_ceil(64);
     64 * (lines | 1)
-}
-
-/// A tile of the output and the window of the input over it.
-struct Tile {
-    image: usize,
-    /// Its first row and column.
-    at: [usize; 2],
-    /// Rows and columns inside the image.
-    size: [usize; 2],
-}
-
-impl Tile {
-    fn new(g: &ConvGeometry, i: usize) -> Self {
-        let (down, across) = (g.h_out.div_ceil(OUT), g.w_out.div_ceil(OUT));
-        let at = [i / across % down * OUT, i % across * OUT];
-        Self { image: i / (across * down), at, size: [(g.h_out - at[0]).min(OUT), (g.w_out - at[1]).min(OUT)] }
-    }
-
-    /// Where the codes of its window lie; `outside` for those that are not in the image.
-    fn pixels(&self, g: &ConvGeometry, x: &[u8], outside: &[u8]) -> [*const u8; POSITIONS] {
-        std::array::from_fn(|i| {
-            let row = (self.at[0] + i / IN).wrapping_sub(g.pads[0]);
-            let column = (self.at[1] + i % IN).wrapping_sub(g.pads[1]);
-            if row >= g.h || column >= g.w {
-                return outside.as_ptr();
-            }
-            x[((self.image * g.h + row) * g.w + column) * g.c_in..][..g.c_in].as_ptr()
-        })
-    }
 }
 
 /// Computes `tiles` × `panels` of the output.
@@ -280,8 +243,7 @@ fn run_block(job: &Job, tiles: Range<usize>, panels: Range<usize>) {
                 let [height, width] = tile.size;
                 let mut pixels = [0; OUT * OUT];
                 for (i, pixel) in pixels[..height * width].iter_mut().enumerate() {
-                    let (y, x) = (tile.at[0] + i / width, tile.at[1] + i % width);
-                    *pixel = (tile.image * g.h_out + y) * g.w_out + x;
+                    *pixel = tile.pixel(g, i / width, i % width);
                 }
                 let args = OutputArgs {
                     products: products.wrapping_add(t * nr),

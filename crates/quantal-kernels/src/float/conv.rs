@@ -1,50 +1,73 @@
 //! Convolution on channels-last images, without im2col: the windows of a few pixels are gathered into a block that
-//! stays in cache, then multiplied like any matrix.
+//! stays in cache, then multiplied like any matrix; or Winograd's tiles.
 
 use super::gather::Source;
 use super::gemm::{AView, Epilogue, Part, products};
 use super::pack::PackedB;
 use super::rows::row;
 use super::scratch::Shared;
+use super::winograd::{PackedTiles, serves, tiles};
 use crate::{ConvGeometry, Isa, Threads};
 
-/// The weight of a convolution, packed per group: rows in the order (ky, kx, channel).
-pub struct PackedConv {
-    groups: Vec<PackedB>,
+/// The weight of a convolution.
+pub struct PackedConv(Form);
+
+enum Form {
+    /// For each group, rows in the order (ky, kx, channel).
+    Windows(Vec<PackedB>),
+    Tiles(PackedTiles),
 }
 
 impl PackedConv {
-    /// Packs a weight laid out as ONNX does, `[c_out, c_in / groups, kernel[0], kernel[1]]`.
+    /// Packs a weight laid out as ONNX does, `[c_out, c_in / groups, kernel[0], kernel[1]]`, for images of about the size
+    /// of that of `g`: it decides between windows and tiles. Any image may follow.
     ///
     /// # Panics
     /// When the geometry is not valid or `weight` is too short.
     pub fn pack(g: &ConvGeometry, weight: &[f32]) -> Self {
         assert!(g.valid(), "a valid geometry");
         assert!(Some(weight.len()) >= g.checked_weight_len(), "a weight of {} values", weight.len());
+        if serves(g) {
+            return Self(Form::Tiles(PackedTiles::pack(g, weight)));
+        }
         let n = g.c_out / g.groups;
         let taps = g.kernel[0] * g.kernel[1];
         let pack = |group: usize| {
             let own = &weight[group * n * g.k()..][..n * g.k()];
             PackedB::from_taps(own, (g.k(), n), taps)
         };
-        Self { groups: (0..g.groups).map(pack).collect() }
+        Self(Form::Windows((0..g.groups).map(pack).collect()))
     }
 
-    /// The groups, asserted to be packed for this geometry, of which `x` covers the input.
-    pub(super) fn groups_for(&self, g: &ConvGeometry, x: &[f32]) -> &[PackedB] {
+    /// The one group of a weight that is packed for windows, if it is.
+    pub(super) fn window(&self) -> Option<&PackedB> {
+        match &self.0 {
+            Form::Windows(groups) if groups.len() == 1 => groups.first(),
+            _ => None,
+        }
+    }
+
+    /// Whether it may come before a depthwise convolution in [`conv_dw`](super::conv_dw()).
+    pub fn goes_in_strips(&self) -> bool {
+        self.window().is_some()
+    }
+
+    /// Asserts that it is packed for this geometry, of which `x` covers the input.
+    pub(super) fn assert_fits(&self, g: &ConvGeometry, x: &[f32]) {
         assert!(g.valid(), "a valid geometry");
         assert!(Some(x.len()) >= g.checked_input_len(), "an input of {} values", x.len());
         let (k, n) = (g.k(), g.c_out / g.groups);
-        assert!(
-            self.groups.len() == g.groups && self.groups.iter().all(|b| b.k() == k && b.n() == n),
-            "a weight packed for another geometry"
-        );
-        &self.groups
+        let fits = match &self.0 {
+            Form::Windows(groups) => groups.len() == g.groups && groups.iter().all(|b| b.k() == k && b.n() == n),
+            Form::Tiles(weight) => weight.fits(g),
+        };
+        assert!(fits, "a weight packed for another geometry");
     }
 }
 
 /// Convolves `x` `[batch, h, w, c_in]` into `out` `[batch, h_out, w_out, c_out]`: each output is the chain over
-/// (ky, kx, channel), padding taking part as 0.0. A residual has rows of output pixels.
+/// (ky, kx, channel), padding taking part as 0.0, or comes out of the tile that it is in. A residual has rows of output
+/// pixels.
 ///
 /// # Panics
 /// When the geometry is not valid or not that of `weight`, or a slice is too short for it.
@@ -57,15 +80,22 @@ pub fn conv(
     out: &mut [f32],
     threads: &Threads,
 ) {
-    let groups = weight.groups_for(g, x);
+    weight.assert_fits(g, x);
     assert!(Some(out.len()) >= g.checked_output_len(), "an output of {} values", out.len());
     let (n, m) = (g.c_out / g.groups, g.pixels_out());
     epilogue.assert_covers(m, g.c_out);
-    let part = |(group, b)| Part { source: source(g, x, group), b, column: group * n };
-    let parts: Vec<_> = groups.iter().enumerate().map(part).collect();
-    // SAFETY: the input and the output have the geometry's lengths, each group its own n columns of c_out, the
-    // epilogue's slices cover the output: asserted above.
-    unsafe { products(row(isa), m, &parts, epilogue, Shared::new(out), g.c_out, threads) };
+    let (row, out) = (row(isa), Shared::new(out));
+    match &weight.0 {
+        Form::Windows(groups) => {
+            let part = |(group, b)| Part { source: source(g, x, group), b, column: group * n };
+            let parts: Vec<_> = groups.iter().enumerate().map(part).collect();
+            // SAFETY: the input and the output have the geometry's lengths, each group its own n columns of c_out, the
+            // epilogue's slices cover the output: asserted above.
+            unsafe { products(row, m, &parts, epilogue, out, g.c_out, threads) };
+        }
+        // SAFETY: as above.
+        Form::Tiles(weight) => unsafe { tiles(row, g, x, weight, epilogue, out, threads) },
+    }
 }
 
 /// The windows of a group: the left side of the product that a convolution is.

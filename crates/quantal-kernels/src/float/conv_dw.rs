@@ -37,7 +37,8 @@ pub fn conv_dw(
     threads: &Threads,
 ) {
     let (f, g) = (first.geometry, second.geometry);
-    let [b] = first.weight.groups_for(f, x) else { panic!("a first convolution of {} groups", f.groups) };
+    first.weight.assert_fits(f, x);
+    let b = first.weight.window().expect("a first convolution of one group, packed for windows");
     assert!(first.epilogue.residual.is_none(), "a residual between two convolutions");
     first.epilogue.assert_covers(0, f.c_out);
     assert_eq!([f.batch, f.h_out, f.w_out, f.c_out], [g.batch, g.h, g.w, g.c_in], "the image between two convolutions");

@@ -148,7 +148,8 @@ pub(super) unsafe fn products(
         let (r0, c0) = (first * rows, column * columns);
         let block = Block {
             row,
-            part,
+            b: part.b,
+            column: part.column,
             epilogue,
             out,
             ldc,
@@ -157,7 +158,7 @@ pub(super) unsafe fn products(
         };
         with_scratch((block.rows.1 - block.rows.0) * A_STRIDE, |a| {
             // SAFETY: rows and columns lie within m and n; blocks are disjoint; the rest is this function's contract.
-            unsafe { block.run(a) };
+            unsafe { block.run(part.source, a) };
         });
     });
 }
@@ -165,7 +166,7 @@ pub(super) unsafe fn products(
 /// Values that [`rows`] works on.
 pub(super) const SCRATCH: usize = (M_BLOCK + TALLEST) * A_STRIDE;
 /// The tallest tile of any instruction set.
-const TALLEST: usize = 14;
+pub(super) const TALLEST: usize = 14;
 
 /// Computes rows `begin … end` of one product on this thread, the first of them at the beginning of `out`.
 ///
@@ -187,38 +188,41 @@ pub(super) unsafe fn rows(
     let height = (end - begin).div_ceil(blocks).next_multiple_of(row.tile_rows);
     for first in (begin..end).step_by(height) {
         let rows = (first, end.min(first + height));
-        let block = Block { row, part, epilogue, out: out.back(begin * ldc), ldc, rows, columns: (0, part.b.n()) };
+        let (b, column, columns) = (part.b, part.column, (0, part.b.n()));
+        let block = Block { row, b, column, epilogue, out: out.back(begin * ldc), ldc, rows, columns };
         // SAFETY: the contract of this function; `out` begins with row `begin`.
-        unsafe { block.run(a) };
+        unsafe { block.run(part.source, a) };
     }
 }
 
 /// A block of the output: rows and columns as (begin, end).
-struct Block<'a> {
-    row: &'a Row,
-    part: &'a Part<'a>,
-    epilogue: &'a Epilogue<'a>,
-    out: Shared,
-    ldc: usize,
-    rows: (usize, usize),
-    columns: (usize, usize),
+pub(super) struct Block<'a> {
+    pub(super) row: &'a Row,
+    pub(super) b: &'a PackedB,
+    /// The output column of the first column of `b`.
+    pub(super) column: usize,
+    pub(super) epilogue: &'a Epilogue<'a>,
+    pub(super) out: Shared,
+    pub(super) ldc: usize,
+    pub(super) rows: (usize, usize),
+    pub(super) columns: (usize, usize),
 }
 
 impl Block<'_> {
     /// # Safety
     /// As for `products`, for this block.
-    unsafe fn run(&self, a: &mut [f32]) {
+    unsafe fn run(&self, source: Source<'_>, a: &mut [f32]) {
         let count = self.rows.1 - self.rows.0;
         if self.columns.0 >= self.columns.1 {
             return;
         }
         assert!(a.len() >= count * A_STRIDE, "room for the rows");
-        let k = self.part.b.k();
+        let k = self.b.k();
         // An empty block where K = 0 still writes the epilogue of 0.
-        for block in self.part.b.blocks() {
+        for block in self.b.blocks() {
             let to = a.as_mut_ptr();
             let (first, k0, depth) = (self.rows.0, block.0, block.1 - block.0);
-            let gather = Gather { source: self.part.source, first, count, k0, k: depth, to };
+            let gather = Gather { source, first, count, k0, k: depth, to };
             // SAFETY: the rows lie within the source by the contract, the block within k; `a` has count·A_STRIDE values,
             // asserted above.
             unsafe {
@@ -229,7 +233,7 @@ impl Block<'_> {
         if let Some(activation) = self.epilogue.activation {
             let width = self.columns.1 - self.columns.0;
             for r in self.rows.0..self.rows.1 {
-                let at = self.out.at(r * self.ldc + self.part.column + self.columns.0);
+                let at = self.out.at(r * self.ldc + self.column + self.columns.0);
                 // SAFETY: this row of the block, which is this task's own.
                 let x = unsafe { std::slice::from_raw_parts_mut(at, width) };
                 super::unary::apply(self.row, activation, self.epilogue.clamp, x);
@@ -237,11 +241,12 @@ impl Block<'_> {
         }
     }
 
-    /// Multiplies the gathered block by every panel.
+    /// Multiplies a gathered block of rows by every panel of a block of B; `first` and `last` of those whose products make
+    /// one sum.
     ///
     /// # Safety
     /// As for `products`; `a` holds the rows' columns of the block.
-    unsafe fn sweep(&self, a: &[f32], block: (usize, usize), first: bool, last: bool) {
+    pub(super) unsafe fn sweep(&self, a: &[f32], block: (usize, usize), first: bool, last: bool) {
         let k = block.1 - block.0;
         let panel_stride = k * LANES;
         let count = self.rows.1 - self.rows.0;
@@ -252,9 +257,9 @@ impl Block<'_> {
         for (w, t) in (0..widths).flat_map(|w| (0..tiles).map(move |t| (w, t))) {
             let column = self.columns.0 + w * tile_width;
             let width = (self.columns.1 - column).min(tile_width);
-            let b = self.part.b.panels(block, column / LANES);
+            let b = self.b.panels(block, column / LANES);
             let (r0, r1) = (t * count / tiles, (t + 1) * count / tiles);
-            let (global, out_column) = (self.rows.0 + r0, self.part.column + column);
+            let (global, out_column) = (self.rows.0 + r0, self.column + column);
             let bias = self.epilogue.bias.map_or(std::ptr::null(), |bias| bias[out_column..].as_ptr());
             let residual = self.epilogue.residual.map_or((std::ptr::null(), 0), |r| {
                 (r.data[global * r.row_stride + out_column..].as_ptr(), r.row_stride)

@@ -36,7 +36,7 @@ impl PackedB {
     /// # Panics
     /// When `data` is too short for the strides, or memory ran out.
     pub fn pack(b: BView<'_>) -> Self {
-        let mut packed = Self::lasting();
+        let mut packed = Self { panels: Lines::Lasting(None), ..Self::default() };
         packed.repack(b);
         packed
     }
@@ -63,23 +63,24 @@ impl PackedB {
 
     /// Packs the matrix whose element (i, j) is `value(i, j)`.
     pub(super) fn from_fn(k: usize, n: usize, value: impl Fn(usize, usize) -> f32) -> Self {
-        let mut packed = Self::lasting();
-        packed.resize(k, n, balanced(k));
+        let mut packed = Self::zeroed(k, n, balanced(k));
         packed.fill(|i, j, line| line.iter_mut().enumerate().take(n - j).for_each(|(l, x)| *x = value(i, j + l)));
+        packed
+    }
+
+    /// A matrix of zeros, in blocks of `block` rows.
+    pub(super) fn zeroed(k: usize, n: usize, block: usize) -> Self {
+        let mut packed = Self { panels: Lines::Lasting(None), ..Self::default() };
+        packed.resize(k, n, block);
         packed
     }
 
     /// Packs the matrix `[k, n]` whose columns are `[k / taps, taps]` in `data`, one after the other, and have their rows
     /// in the order (tap, channel).
     pub(super) fn from_taps(data: &[f32], (k, n): (usize, usize), taps: usize) -> Self {
-        let mut packed = Self::lasting();
-        packed.resize(k, n, balanced(k));
+        let mut packed = Self::zeroed(k, n, balanced(k));
         packed.fill_columns(data, k, taps, taps);
         packed
-    }
-
-    fn lasting() -> Self {
-        Self { panels: Lines::Lasting(None), ..Self::default() }
     }
 
     /// Fills in the matrix whose column j has row tap·channels + c at `data[j·stride_n + c·stride + tap]`.
@@ -145,6 +146,12 @@ impl PackedB {
     /// Row `k` of panel `p`.
     pub(super) fn line(&self, k: usize, p: usize) -> &[f32; LANES] {
         values(&self.panels)[self.at(k, p)..].first_chunk().expect("lines are whole")
+    }
+
+    /// The same to be filled in.
+    pub(super) fn line_mut(&mut self, k: usize, p: usize) -> &mut [f32; LANES] {
+        let at = self.at(k, p);
+        values_mut(&mut self.panels)[at..].first_chunk_mut().expect("lines are whole")
     }
 
     /// Where row `k` of panel `p` begins.

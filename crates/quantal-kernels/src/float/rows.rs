@@ -14,6 +14,7 @@ use super::pooling::{self, PoolRow};
 use super::reduce::{self, Outputs};
 use super::tile::{self, Tile};
 use super::unary::{self, Map};
+use super::winograd::transform::{self, TileIn, TileOut};
 #[cfg(target_arch = "x86_64")]
 use super::x86::{Avx2, Avx512};
 use crate::{Isa, Level};
@@ -75,6 +76,8 @@ rows! {
     norm(Norm<'_>) = norm::norm;
     survey(Pass<'_>) = calibrate::survey_by;
     bins(Bins<'_>) = calibrate::bins;
+    tile_in(TileIn<'_>) = transform::tile_in;
+    tile_out(TileOut) = transform::tile_out;
 }
 
 /// The row for an instruction set: `isa` proves that the CPU has it.

@@ -140,7 +140,7 @@ unsafe fn sized<I: FloatIsa, const ROWS: usize, const VECTORS: usize>(isa: I, t:
 /// # Safety
 /// `p` is good for reading `n` values.
 #[inline(always)]
-unsafe fn load<I: FloatIsa>(isa: I, p: *const f32, n: usize) -> I::V {
+pub(super) unsafe fn load<I: FloatIsa>(isa: I, p: *const f32, n: usize) -> I::V {
     // SAFETY: the contract of this function.
     unsafe { if n == LANES { isa.load(p) } else { isa.load_part(p, n) } }
 }

@@ -13,7 +13,7 @@ use crate::steps::qconv::{Packed, QConv};
 use crate::steps::qproduct::{QMatMul, QProduct};
 use quantal_ir::op::conv::{AutoPad, ConvAttrs, ConvTransposeAttrs};
 use quantal_ir::op::gemm::GemmAttrs;
-use quantal_ir::{Dim, Node, NodeId, Op, ValueId};
+use quantal_ir::{Node, NodeId, Op, ValueId};
 use quantal_kernels::conv::PackedConv;
 use quantal_kernels::dwconv::PackedDwConv;
 use quantal_kernels::pack::{BView, PackedB};
@@ -121,10 +121,7 @@ pub(super) fn convolution(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
     };
     let goal = goal(l, y)?;
     let end = goal.end(&x, &w)?;
-    let sizes: Vec<_> = match node.input(0).and_then(|x| l.graph.value(x).shape.as_ref()) {
-        Some(shape) => shape.iter().skip(2).map(Dim::known).collect(),
-        None => Vec::new(),
-    };
+    let sizes = node.input(0).map_or_else(Vec::new, |x| l.spatial_sizes(x));
     let weights = pack(l, &attrs, deconv, &sizes, [c_in, c_out], &w)?;
     let w_zero_points = if matches!(weights, Packed::Depthwise(_)) { Vec::new() } else { zero_points(&w) };
     let conv = QConv { attrs, c_in, c_out, x: x.codes, weights, w_zero_points, bias, end };

@@ -33,8 +33,14 @@ impl fmt::Debug for Conv {
 }
 
 impl Conv {
-    /// Packs a weight `[C_out, C_in / group, k…]` with one or two spatial axes.
-    pub fn new(attrs: ConvAttrs, weight: &Tensor, bias: Option<Vec<f32>>) -> Result<Self, OpError> {
+    /// Packs a weight `[C_out, C_in / group, k…]` with one or two spatial axes, whose `sizes` in the input are known or
+    /// free.
+    pub fn new(
+        attrs: ConvAttrs,
+        sizes: &[Option<usize>],
+        weight: &Tensor,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Self, OpError> {
         let shape = weight.shape();
         let values = weight.get::<f32>().ok_or_else(|| OpError::invalid("the weight is not float32"))?;
         let (c_out, c_in) = (shape[0], shape[1].saturating_mul(attrs.group));
@@ -42,17 +48,7 @@ impl Conv {
         if bias.as_ref().is_some_and(|b| b.len() != c_out) {
             return Err(OpError::invalid(format!("the bias must have {c_out} values")));
         }
-        // Packing needs the channels and taps alone: an image of the size of the window will do.
-        let size = |i| attrs.window.extent(i).ok_or_else(wrong);
-        let image = match attrs.window.kernel.len() {
-            1 => [1, 1, size(0)?, c_in],
-            _ => [1, size(0)?, size(1)?, c_in],
-        };
-        let mut window = attrs.window.clone();
-        window.pads_begin.fill(0);
-        window.pads_end.fill(0);
-        window.auto_pad = quantal_ir::op::conv::AutoPad::Explicit;
-        let geometry = geometry(&window, image, c_out, attrs.group).ok_or_else(wrong)?;
+        let geometry = packing_geometry(&attrs.window, sizes, c_in, c_out, attrs.group).ok_or_else(wrong)?;
         let weight = if geometry.is_depthwise() {
             Packed::Depthwise(PackedDw::pack(&geometry, values))
         } else {
@@ -73,7 +69,7 @@ impl Conv {
         images
             && before.attrs.group == 1
             && !before.tail.residual
-            && matches!(kinds, (Packed::Dense(_), Packed::Depthwise(_)))
+            && matches!(kinds, (Packed::Dense(first), Packed::Depthwise(_)) if first.goes_in_strips())
     }
 
     /// Convolves `[N, H, W, C]` or `[N, W, C]`.

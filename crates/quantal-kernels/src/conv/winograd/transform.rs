@@ -21,13 +21,8 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::lanes::Shorts;
+use crate::winograd::{IN, OUT, POSITIONS};
 
-/// Outputs of a tile along one axis.
-pub(super) const OUT: usize = 4;
-/// Inputs of a tile along one axis, and products of a one-dimensional transform.
-pub(super) const IN: usize = 6;
-/// Products of a tile.
-pub(super) const POSITIONS: usize = IN * IN;
 /// Sums of this magnitude and above are not recovered.
 pub(super) const MOST_SUM: u64 = 1 << 25;
 /// 9 · 954,437,177 = 2³³ + 1.
