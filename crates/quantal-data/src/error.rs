@@ -43,7 +43,15 @@ pub enum Error {
         /// The folder or file.
         path: String,
     },
-    /// A preprocessing that is unknown, unreadable or contradicts itself or the model.
+    /// A preprocessing that is neither a preset nor a file.
+    #[error("preprocessing `{name}`: {message}")]
+    UnknownPreset {
+        /// What was asked for.
+        name: String,
+        /// What is wrong.
+        message: &'static str,
+    },
+    /// A preprocessing that is unreadable or contradicts itself or the model.
     #[error("preprocessing {name}: {message}")]
     Preprocess {
         /// The preset or file, or the field at fault.
@@ -180,15 +188,14 @@ impl Error {
             }
             Self::Mixed { .. } => "point to a folder that holds one kind only",
             Self::NeedsPreprocess { .. } => {
-                let names: Vec<&str> = PRESETS.iter().map(|p| p.name).collect();
-                return Some(format!("add --preprocess with a preset ({}) or a TOML file", names.join(", ")));
+                return Some(format!("add --preprocess with a preset ({}) or a TOML file", presets()));
             }
-            Self::Preprocess { .. } => {
-                let names: Vec<&str> = PRESETS.iter().map(|p| p.name).collect();
+            Self::UnknownPreset { .. } | Self::Preprocess { .. } => {
                 return Some(format!(
-                    "a preprocessing is a preset ({}), a preset with a size such as `imagenet:224`, or a TOML file with resize, \
-                     crop, channels, layout, scale, mean, std",
-                    names.join(", ")
+                    "a preprocessing is a preset ({}), a preset with a size such as `imagenet:224`, or a TOML file with scale \
+                     (1 for pixels of 0 to 255, 0.00392156862745098 for 0 to 1) and, where they are needed, resize, crop, \
+                     channels, layout, mean, std: docs/preprocessing.md says how",
+                    presets()
                 ));
             }
             Self::Bomb { .. } => "if the data is what it should be, store it uncompressed (numpy.savez)",
@@ -236,6 +243,11 @@ impl Error {
     pub(crate) fn memory(path: &str) -> impl FnOnce(OutOfMemory) -> Self + '_ {
         |source| Self::Tensor { path: path.to_owned(), source: source.into() }
     }
+}
+
+/// The names of the presets.
+fn presets() -> String {
+    PRESETS.iter().map(|p| p.name).collect::<Vec<_>>().join(", ")
 }
 
 /// A path as text for messages: control characters and bytes that are not UTF-8 are escaped.

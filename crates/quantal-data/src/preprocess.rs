@@ -8,16 +8,7 @@
 //! 5. layout    [1, C, H, W] or [1, H, W, C]
 //! ```
 //!
-//! A file says what differs from the defaults (no resize, the model's size as crop, rgb, pixels as they are):
-//!
-//! ```toml
-//! resize = { short_side = 256 }   # or { exact = [224, 224] }, "auto", "none"
-//! crop = [224, 224]               # or "model" (the input's H and W), "none"
-//! channels = "rgb"
-//! scale = 0.00392156862745098     # 1/255
-//! mean = [0.485, 0.456, 0.406]
-//! std = [0.229, 0.224, 0.225]
-//! ```
+//! `docs/preprocessing.md` has the form of a file and what each preset does.
 //!
 //! An image's orientation tag (EXIF) is not applied, and transparency is dropped, as by `PIL.Image.convert("RGB")`.
 
@@ -28,30 +19,37 @@ use std::path::Path;
 
 /// How pixels become the values of an input.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct Preprocess {
     /// The size that the image is brought to first.
+    #[serde(default)]
     pub resize: Resize,
     /// The part of it that is kept.
+    #[serde(default)]
     pub crop: Crop,
     /// Which channels, in which order.
+    #[serde(default)]
     pub channels: Channels,
     /// Where the channels go. Without it, the model's input shape decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layout: Option<Layout>,
-    /// Each pixel (0 to 255) is multiplied by this first.
+    /// Each pixel (0 to 255) is multiplied by this first. A file must give it: a mean and deviation for pixels of 0 to 1
+    /// beside pixels of 0 to 255 would go unnoticed.
     pub scale: f32,
     /// Subtracted next: one for each channel, or one for all.
+    #[serde(default = "zero")]
     pub mean: Vec<f32>,
     /// Divided by last: one for each channel, or one for all.
+    #[serde(default = "one")]
     pub std: Vec<f32>,
 }
 
 /// Which size an image is resized to.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, Default, PartialEq, Eq, Debug)]
 #[serde(rename_all = "snake_case")]
 pub enum Resize {
     /// Not at all.
+    #[default]
     None,
     /// Only if the size is far from the crop's. With `r` the smaller of `h / crop_h` and `w / crop_w`: below 1, the
     /// image is enlarged to `r` = 1; above 1.02 · 256/224, it is reduced to `r` = 256/224; else it stays. So 227×227
@@ -64,22 +62,24 @@ pub enum Resize {
 }
 
 /// Which part of an image is kept, around its center.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, Default, PartialEq, Eq, Debug)]
 #[serde(from = "CropText", into = "CropText")]
 pub enum Crop {
     /// All of it.
     None,
     /// As much as the model's input takes.
+    #[default]
     Model,
     /// This height and width.
     Size([usize; 2]),
 }
 
 /// The channels of the input.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, Default, PartialEq, Eq, Debug)]
 #[serde(rename_all = "lowercase")]
 pub enum Channels {
     /// Red, green, blue.
+    #[default]
     Rgb,
     /// Blue, green, red.
     Bgr,
@@ -134,15 +134,23 @@ impl From<Crop> for CropText {
 impl Default for Preprocess {
     fn default() -> Self {
         Self {
-            resize: Resize::None,
-            crop: Crop::Model,
-            channels: Channels::Rgb,
+            resize: Resize::default(),
+            crop: Crop::default(),
+            channels: Channels::default(),
             layout: None,
             scale: 1.0,
-            mean: vec![0.0],
-            std: vec![1.0],
+            mean: zero(),
+            std: one(),
         }
     }
+}
+
+fn zero() -> Vec<f32> {
+    vec![0.0]
+}
+
+fn one() -> Vec<f32> {
+    vec![1.0]
 }
 
 /// A preprocessing with a name.
@@ -150,8 +158,6 @@ impl Default for Preprocess {
 pub struct Preset {
     /// What `--preprocess` takes.
     pub name: &'static str,
-    /// One line for a listing.
-    pub about: &'static str,
     channels: Channels,
     resize: Resize,
     scale: f32,
@@ -166,7 +172,6 @@ const TORCHVISION_STD: &[f32] = &[0.229, 0.224, 0.225];
 pub const PRESETS: &[Preset] = &[
     Preset {
         name: "imagenet",
-        about: "torchvision: RGB, x/255, mean 0.485 0.456 0.406, std 0.229 0.224 0.225",
         channels: Channels::Rgb,
         resize: Resize::Auto,
         scale: 1.0 / 255.0,
@@ -175,7 +180,6 @@ pub const PRESETS: &[Preset] = &[
     },
     Preset {
         name: "imagenet-tf",
-        about: "TensorFlow: RGB, x/127.5 - 1",
         channels: Channels::Rgb,
         resize: Resize::Auto,
         scale: 1.0,
@@ -184,7 +188,6 @@ pub const PRESETS: &[Preset] = &[
     },
     Preset {
         name: "imagenet-lite",
-        about: "EfficientNet-lite: RGB, (x - 127)/128",
         channels: Channels::Rgb,
         resize: Resize::Auto,
         scale: 1.0,
@@ -193,7 +196,6 @@ pub const PRESETS: &[Preset] = &[
     },
     Preset {
         name: "caffe-bgr",
-        about: "Caffe: BGR, x - (104, 117, 123)",
         channels: Channels::Bgr,
         resize: Resize::Auto,
         scale: 1.0,
@@ -202,40 +204,22 @@ pub const PRESETS: &[Preset] = &[
     },
     Preset {
         name: "cifar10",
-        about: "RGB, torchvision mean and std, no resize",
         channels: Channels::Rgb,
         resize: Resize::None,
         scale: 1.0 / 255.0,
         mean: TORCHVISION_MEAN,
         std: TORCHVISION_STD,
     },
-    Preset {
-        name: "mnist",
-        about: "gray, pixels 0 to 255 as they are, no resize",
-        channels: Channels::Gray,
-        resize: Resize::None,
-        scale: 1.0,
-        mean: &[0.0],
-        std: &[1.0],
-    },
+    Preset { name: "mnist", channels: Channels::Gray, resize: Resize::None, scale: 1.0, mean: &[0.0], std: &[1.0] },
     Preset {
         name: "unit",
-        about: "RGB, x/255",
         channels: Channels::Rgb,
         resize: Resize::Auto,
         scale: 1.0 / 255.0,
         mean: &[0.0],
         std: &[1.0],
     },
-    Preset {
-        name: "raw-bgr",
-        about: "BGR, pixels 0 to 255 as they are",
-        channels: Channels::Bgr,
-        resize: Resize::Auto,
-        scale: 1.0,
-        mean: &[0.0],
-        std: &[1.0],
-    },
+    Preset { name: "raw-bgr", channels: Channels::Bgr, resize: Resize::Auto, scale: 1.0, mean: &[0.0], std: &[1.0] },
 ];
 
 impl Preset {
@@ -257,22 +241,16 @@ impl Preprocess {
     /// What `--preprocess` means: the name of a preset, a preset with a crop (`imagenet:224`, `imagenet:240x320`, height
     /// first), or the path of a TOML file.
     pub fn from_argument(argument: &str) -> Result<Self, Error> {
+        let unknown = |message| Error::UnknownPreset { name: one_line(argument), message };
         let (name, size) = argument.split_once(':').map_or((argument, None), |(n, s)| (n, Some(s)));
         let Some(preset) = PRESETS.iter().find(|p| p.name == name) else {
             let path = Path::new(argument);
-            return if path.exists() {
-                Self::from_file(path)
-            } else {
-                Err(Error::preprocess(format!("`{}`", one_line(argument)), "neither a preset nor a file"))
-            };
+            return if path.exists() { Self::from_file(path) } else { Err(unknown("neither a preset nor a file")) };
         };
         let mut preprocess = preset.preprocess();
         if let Some(size) = size {
             let (h, w) = size.split_once('x').unwrap_or((size, size));
-            let parse = |text: &str| {
-                text.parse()
-                    .map_err(|_| Error::preprocess(format!("`{}`", one_line(argument)), "the size is not a number"))
-            };
+            let parse = |text: &str| text.parse().map_err(|_| unknown("the size is not a number"));
             preprocess.crop = Crop::Size([parse(h)?, parse(w)?]);
         }
         preprocess.check()?;
@@ -381,8 +359,7 @@ mod tests {
 
     #[test]
     fn a_file_states_what_differs_and_comes_back_the_same() {
-        let text =
-            "resize = { short_side = 256 }\ncrop = [224, 192]\nchannels = 'bgr'\nlayout = 'nhwc'\nmean = [1, 2, 3]";
+        let text = "resize = { short_side = 256 }\ncrop = [224, 192]\nchannels = 'bgr'\nlayout = 'nhwc'\nscale = 1\nmean = [1, 2, 3]";
         let parsed: Preprocess = toml::from_str(text).unwrap();
         assert_eq!((parsed.resize, parsed.crop), (Resize::ShortSide(256), Crop::Size([224, 192])));
         assert_eq!((parsed.channels, parsed.layout), (Channels::Bgr, Some(Layout::Nhwc)));
@@ -393,7 +370,30 @@ mod tests {
             let written = toml::to_string(&preprocess).unwrap();
             assert_eq!(toml::from_str::<Preprocess>(&written).unwrap(), preprocess, "{written}");
         }
-        assert!(toml::from_str::<Preprocess>("reszie = 'none'").is_err());
+        assert!(toml::from_str::<Preprocess>("scale = 1\nreszie = 'none'").is_err());
+        let without = toml::from_str::<Preprocess>("mean = [0.485, 0.456, 0.406]").unwrap_err();
+        assert!(without.message().contains("scale"), "{without}");
+    }
+
+    #[test]
+    fn the_page_says_what_each_preset_does_and_its_example_reads() {
+        let page = include_str!("../../../docs/preprocessing.md");
+        let numbers = |values: &[f32]| values.iter().map(f32::to_string).collect::<Vec<_>>().join(", ");
+        for p in PRESETS {
+            let channels = format!("{:?}", p.channels).to_lowercase();
+            let resize = format!("{:?}", p.resize).to_lowercase();
+            let scale = if p.scale == 1.0 { "1" } else { "1/255" };
+            let row = [format!("`{}`", p.name), resize, channels, scale.to_owned(), numbers(p.mean), numbers(p.std)];
+            assert!(page.contains(&format!("| {} |", row.join(" | "))), "no row {row:?}");
+        }
+        let example = page.split("```toml\n").nth(1).and_then(|t| t.split("```").next()).unwrap();
+        let example: Preprocess = toml::from_str(example).unwrap();
+        let imagenet = PRESETS[0].preprocess();
+        let crop = Crop::Size([224, 224]);
+        assert_eq!(
+            example,
+            Preprocess { resize: Resize::ShortSide(256), crop, layout: Some(Layout::Nchw), ..imagenet }
+        );
     }
 
     #[test]

@@ -60,7 +60,7 @@ fn damaged_files_do_not_panic() {
         ("labels.csv", b"file,label\n\"a.png\",1\n".to_vec()),
         (
             "preprocess.toml",
-            b"resize = { short_side = 6 }\ncrop = [4, 4]\nmean = [1, 2, 3]\nchannels = 'bgr'\n".to_vec(),
+            b"scale = 1\nresize = { short_side = 6 }\ncrop = [4, 4]\nmean = [1, 2, 3]\nchannels = 'bgr'\n".to_vec(),
         ),
     ];
     let inputs = [InputSpec { name: "x".to_owned(), dtype: DType::F32, shape: vec![None, Some(3), Some(4), Some(4)] }];
