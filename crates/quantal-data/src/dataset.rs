@@ -143,7 +143,8 @@ impl Dataset {
     /// Finds out what `spec.path` holds and lists its samples, by name. The labels are joined and the first sample is
     /// loaded and checked against `inputs`, so that what is wrong with all samples shows before any compute.
     ///
-    /// With a labels file, samples that it does not list are left out; a line of it without a sample is an error.
+    /// With a labels file, samples that it does not list are left out, and it may list more than there are; both at once
+    /// is an error.
     pub fn open(spec: &DataSpec, inputs: &[InputSpec]) -> Result<Self, Error> {
         if inputs.is_empty() {
             let message = "it has no inputs".to_owned();

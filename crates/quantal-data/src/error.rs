@@ -139,17 +139,24 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
-    /// The labels file names files that are not among the samples.
-    #[error("labels `{path}`: {count} of {total} files are not in the data, the first: {first}")]
-    LabelsWithoutFiles {
+    /// The labels file names files that are not among the samples, and samples have no label.
+    #[error(
+        "labels `{path}`: {count} of {total} files are not in the data, the first: {first}; \
+         {unlabelled} of {samples} samples have no label"
+    )]
+    LabelsOfOtherData {
         /// The labels file.
         path: String,
-        /// How many.
+        /// How many names are of no sample.
         count: usize,
         /// Out of how many.
         total: usize,
-        /// Up to three names.
+        /// Up to three of them.
         first: String,
+        /// How many samples have no label.
+        unlabelled: usize,
+        /// Out of how many.
+        samples: usize,
     },
     /// Text that cannot be read.
     #[error("text `{path}`, line {line}: {message}")]
@@ -206,7 +213,7 @@ impl Error {
             Self::Shape { .. } => "arrays carry the batch dimension first",
             Self::Inputs { .. } => "save one .npz for each sample, with an array for each input",
             Self::Labels { .. } => "a labels file is a CSV with the header `file,label` and integer labels",
-            Self::LabelsWithoutFiles { .. } => "the names in the first column are relative to the data folder",
+            Self::LabelsOfOtherData { .. } => "the names in the first column are relative to the data folder",
             Self::Tokenizer { path: None, .. } => "pass --tokenizer tokenizer.json, or put the file beside the model",
             Self::Tensor { source: TensorError::OutOfMemory(_), .. } => "raise --max-memory, or use smaller samples",
             Self::Image { .. } => "remove or replace the file",
@@ -248,6 +255,11 @@ impl Error {
 /// The names of the presets.
 fn presets() -> String {
     PRESETS.iter().map(|p| p.name).collect::<Vec<_>>().join(", ")
+}
+
+/// The first of some names, for a message.
+pub(crate) fn first_names<T: AsRef<str>>(names: &[T]) -> String {
+    names.iter().take(3).map(|n| format!("`{}`", one_line(n.as_ref()))).collect::<Vec<_>>().join(", ")
 }
 
 /// A path as text for messages: control characters and bytes that are not UTF-8 are escaped.

@@ -1,13 +1,14 @@
 //! Labels: a CSV of files and classes, or a list in the samples' order.
 
-use crate::error::{Error, one_line, shown};
+use crate::error::{Error, first_names, one_line, shown};
 use crate::{files, idx, npz};
 use quantal_tensor::Tensor;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The label of each of `samples` (paths relative to the data folder), `None` where the file lists none. Each line of
-/// the file must name a sample: by its path, or by its file name alone where that is unambiguous.
+/// The label of each of `samples` (paths relative to the data folder), `None` where the file lists none. A line names a
+/// sample by its path, or by its file name alone where that is unambiguous. Lines may name more files than there are
+/// samples, or fewer; both at once is refused, for then the names are those of other data.
 pub(crate) fn for_files(path: &Path, samples: &[PathBuf]) -> Result<Vec<Option<u32>>, Error> {
     let rows = read_csv(path)?;
     let mut by_path: BTreeMap<String, Option<usize>> = BTreeMap::new();
@@ -34,13 +35,15 @@ pub(crate) fn for_files(path: &Path, samples: &[PathBuf]) -> Result<Vec<Option<u
         }
         labels[i] = Some(label);
     }
-    if !missing.is_empty() {
-        let first: Vec<String> = missing.iter().take(3).map(|f| format!("`{}`", one_line(f))).collect();
-        return Err(Error::LabelsWithoutFiles {
+    let unlabelled = labels.iter().filter(|l| l.is_none()).count();
+    if !missing.is_empty() && unlabelled > 0 {
+        return Err(Error::LabelsOfOtherData {
             path: shown(path),
             count: missing.len(),
             total,
-            first: first.join(", "),
+            first: first_names(&missing),
+            unlabelled,
+            samples: samples.len(),
         });
     }
     Ok(labels)
@@ -133,6 +136,8 @@ mod tests {
             [Some(1), Some(2), None]
         );
         assert_eq!(join("a.png,1", &["a.png"]).unwrap(), [Some(1)]);
+        // The labels of the whole set beside a part of it.
+        assert_eq!(join("a.png,1\nb.png,2\nc.png,3", &["b.png"]).unwrap(), [Some(2)]);
         assert_eq!(join("\u{feff}class,path\n7,\"./x/a, b.png\"\n", &["x/a, b.png"]).unwrap(), [Some(7)]);
         assert_eq!(join("path,class\ntrain/images/a.png,3", &["a.png"]).unwrap(), [Some(3)]);
         assert_eq!(join("file,label\nx/a.png,1\ny/a.png,2", &["x/a.png", "y/a.png"]).unwrap(), [Some(1), Some(2)]);
@@ -140,10 +145,12 @@ mod tests {
 
     #[test]
     fn what_does_not_join_is_an_error_that_names_it() {
-        let error = join("file,label\na.png,1\ngone.png,2\nlost.png,2\n", &["a.png"]).unwrap_err();
-        assert!(
-            matches!(&error, Error::LabelsWithoutFiles { count: 2, total: 3, first, .. } if first == "`gone.png`, `lost.png`")
-        );
+        let error = join("file,label\na.png,1\ngone.png,2\nlost.png,2\n", &["a.png", "new.png"]).unwrap_err();
+        let Error::LabelsOfOtherData { count, total, first, unlabelled, samples, .. } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!((*count, *total, first.as_str()), (2, 3, "`gone.png`, `lost.png`"));
+        assert_eq!((*unlabelled, *samples), (1, 2));
         assert!(join("a.png,1\na.png,2", &["a.png"]).is_err());
         assert!(join("file,label\na.png,cat", &["a.png"]).unwrap_err().to_string().contains("line 2"));
         // The bare name is in two folders.
