@@ -235,7 +235,10 @@ pub(crate) struct DataArgs {
     /// Samples: a folder of images, .npz or .npy files, an IDX or text file
     #[arg(long, value_name = "PATH")]
     pub(crate) data: PathBuf,
-    /// Labels: a CSV with the columns file and label
+    /// Use only the samples that this file names, one a line: what `check-data --pick N -o FILE` writes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) only: Option<PathBuf>,
+    /// Labels: a CSV with the columns file and label; it may cover more than the data
     #[arg(long, value_name = "CSV")]
     pub(crate) labels: Option<PathBuf>,
     /// What is done to images: a preset (imagenet, cifar10, mnist …) or a TOML file

@@ -71,6 +71,7 @@ fn dataset(a: &DataArgs, model_path: &Path, model: &Model) -> Result<Dataset, Er
     let spec = DataSpec {
         path: a.data.clone(),
         labels: a.labels.clone(),
+        only: a.only.clone(),
         preprocess: a.preprocess.as_deref().map(Preprocess::from_argument).transpose()?,
         tokenizer: a.tokenizer.clone().or_else(|| beside.is_file().then_some(beside)),
     };

@@ -173,6 +173,9 @@ fn the_picked_samples_hold_every_class_and_no_spoilt_one() {
     let class = |i: usize| labels[if i < 125 { i } else { 0 }];
     let classes: std::collections::BTreeSet<u8> = numbers.iter().map(|&i| class(i)).collect();
     assert_eq!(classes.len(), 10, "{numbers:?}");
+    // The list is what other jobs take.
+    let (_, again) = check(&data, &["--only", list.to_str().expect("text")]);
+    assert_eq!(again["samples"], 20);
     // Of 250 samples 126 are that digit; of the picked ones, fewer than a third.
     assert!(numbers.iter().filter(|&&i| i >= 125 || i == 0).count() < 7, "{numbers:?}");
 }

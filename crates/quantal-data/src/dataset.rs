@@ -1,6 +1,7 @@
 //! A dataset: what a path holds, checked against the model, and its samples as a stream.
 
 mod figures;
+mod list;
 
 use crate::arrays::{Naming, Stack, matched, take_label};
 use crate::error::{Error, one_line, shown};
@@ -20,6 +21,8 @@ pub struct DataSpec {
     pub path: PathBuf,
     /// The labels: a CSV of `file,label`, or for samples without files a list in their order (CSV, `.npy`, IDX).
     pub labels: Option<PathBuf>,
+    /// A list of names, one a line: only these samples are used.
+    pub only: Option<PathBuf>,
     /// What is done to images. There is no default for image files: a wrong guess would not be noticed.
     pub preprocess: Option<Preprocess>,
     /// The `tokenizer.json` for text.
@@ -93,6 +96,34 @@ enum Source {
     Text(Box<Text>),
 }
 
+impl Source {
+    /// The files, where each is a sample.
+    fn files(&self) -> Option<&Files> {
+        match self {
+            Self::Images(files, _) | Self::Npz(files) | Self::Npy(files) | Self::Raw(files, _) => Some(files),
+            Self::Stack(_) | Self::Idx(..) | Self::Text(_) => None,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Images(files, _) | Self::Npz(files) | Self::Npy(files) | Self::Raw(files, _) => files.paths.len(),
+            Self::Stack(stack) => stack.rows,
+            Self::Idx(images, _) => images.shape[0],
+            Self::Text(text) => text.len(),
+        }
+    }
+
+    /// What messages and lists call a sample of the data at `path`.
+    fn name(&self, path: &Path, i: usize) -> String {
+        match self {
+            Self::Images(files, _) | Self::Npz(files) | Self::Npy(files) | Self::Raw(files, _) => shown(&files.name(i)),
+            Self::Stack(_) | Self::Idx(..) => format!("{}[{i}]", shown(path)),
+            Self::Text(text) => format!("{}:{}", shown(path), text.line(i)),
+        }
+    }
+}
+
 /// One sample a file.
 struct Files {
     root: PathBuf,
@@ -122,7 +153,7 @@ pub struct Dataset {
     kind: Kind,
     source: Source,
     inputs: Vec<InputSpec>,
-    /// The samples in use: those with a label, if a labels file was given. Indices into `source`.
+    /// The samples in use: those that a list names, those with a label if a labels file was given. Indices into `source`.
     members: Vec<usize>,
     labels: Option<Vec<u32>>,
     about: String,
@@ -217,40 +248,39 @@ impl Dataset {
         source: Source,
         beside: Option<Vec<u32>>,
     ) -> Result<Self, Error> {
-        let count = match &source {
-            Source::Images(files, _) | Source::Npz(files) | Source::Npy(files) | Source::Raw(files, _) => {
-                files.paths.len()
-            }
-            Source::Stack(stack) => stack.rows,
-            Source::Idx(images, _) => images.shape[0],
-            Source::Text(text) => text.len(),
+        let all = 0..source.len();
+        let mut members: Vec<usize> = match &spec.only {
+            None => all.collect(),
+            Some(list) => list::members(list, all.map(|i| source.name(&spec.path, i)))?,
         };
-        let mut members: Vec<usize> = (0..count).collect();
-        let labels = match (&spec.labels, &source) {
-            (
-                Some(path),
-                Source::Images(files, _) | Source::Npz(files) | Source::Npy(files) | Source::Raw(files, _),
-            ) => {
-                let found = labels::for_files(path, &(0..count).map(|i| files.name(i)).collect::<Vec<_>>())?;
-                members.retain(|&i| found[i].is_some());
-                Some(found.into_iter().flatten().collect())
-            }
-            (Some(path), Source::Stack(_) | Source::Idx(..) | Source::Text(_)) => Some(labels::in_order(path, count)?),
-            (None, Source::Stack(stack)) => stack.labels.clone(),
-            (None, Source::Text(text)) => text.labels.clone(),
-            (None, _) => beside,
+        let count = members.len();
+        let labels: Option<Vec<u32>> = if let (Some(path), Some(files)) = (&spec.labels, source.files()) {
+            let names: Vec<PathBuf> = members.iter().map(|&i| files.name(i)).collect();
+            let found = members.iter().zip(labels::for_files(path, &names)?);
+            let labels;
+            (members, labels) = found.filter_map(|(&i, label)| Some((i, label?))).unzip();
+            Some(labels)
+        } else {
+            let all = match (&spec.labels, &source) {
+                (Some(path), _) => Some(labels::in_order(path, source.len())?),
+                (None, Source::Stack(stack)) => stack.labels.clone(),
+                (None, Source::Text(text)) => text.labels.clone(),
+                (None, _) => beside,
+            };
+            all.map(|all| members.iter().map(|&i| all[i]).collect())
         };
         if members.is_empty() {
             return Err(Error::Empty { path: shown(&spec.path), found: String::new() });
         }
         let noun = if members.len() == 1 { kind.noun().trim_end_matches('s') } else { kind.noun() };
+        let listed = spec.only.as_ref().map_or_else(String::new, |list| format!(" that {} names", shown(list)));
         let labelled = if members.len() < count { format!(" with a label of {count}") } else { String::new() };
         let treated = match (&source, &spec.preprocess) {
             (Source::Images(..) | Source::Idx(..), Some(p)) => format!(", {} preprocessing", p.name()),
             (Source::Idx(..), None) => ", values 0 to 255".to_owned(),
             _ => String::new(),
         };
-        let about = format!("{} {noun}{labelled}{treated}", members.len());
+        let about = format!("{} {noun}{listed}{labelled}{treated}", members.len());
         let path = spec.path.clone();
         let mut dataset = Self { path, kind, source, inputs: inputs.to_vec(), members, labels, about, chunk: 1 };
         let first = dataset.sample(0)?;
@@ -304,10 +334,10 @@ impl Dataset {
             return Err(Error::array(&shown(&self.path), format!("no sample {index}, there are {}", self.len())));
         };
         let mut label = self.labels.as_ref().map(|l| l[index]);
-        let whole = shown(&self.path);
         let only = |feed: Tensor| vec![(self.inputs[0].name.clone(), feed)];
-        let (name, feeds) = match &self.source {
-            Source::Images(files, plan) => (shown(&files.name(i)), only(plan.load(&files.path(i))?)),
+        let name = self.source.name(&self.path, i);
+        let feeds = match &self.source {
+            Source::Images(files, plan) => only(plan.load(&files.path(i))?),
             Source::Npz(files) => {
                 let path = shown(&files.path(i));
                 let mut arrays = npz::read_npz(&files.path(i))?;
@@ -315,35 +345,29 @@ impl Dataset {
                 let inside = inside.map(|t| labels::from_tensor(&path, &t)).transpose()?;
                 label = label.or(inside.as_deref().and_then(|l| if let &[one] = l { Some(one) } else { None }));
                 let feed = |(input, tensor): (InputSpec, Tensor)| Ok((input.name.clone(), fit(&path, &input, tensor)?));
-                let feeds: Result<Vec<_>, Error> =
-                    matched(&path, arrays, &self.inputs, Naming::Strict)?.into_iter().map(feed).collect();
-                (shown(&files.name(i)), feeds?)
+                matched(&path, arrays, &self.inputs, Naming::Strict)?
+                    .into_iter()
+                    .map(feed)
+                    .collect::<Result<_, Error>>()?
             }
             Source::Npy(files) => {
                 let path = shown(&files.path(i));
                 let array = vec![(String::new(), npz::read_npy(&files.path(i))?)];
                 let feed =
                     |(input, tensor): (InputSpec, Tensor)| Ok((input.name.clone(), fit_sample(&path, &input, tensor)?));
-                let feeds: Result<Vec<_>, Error> =
-                    matched(&path, array, &self.inputs, Naming::Strict)?.into_iter().map(feed).collect();
-                (shown(&files.name(i)), feeds?)
+                matched(&path, array, &self.inputs, Naming::Strict)?
+                    .into_iter()
+                    .map(feed)
+                    .collect::<Result<_, Error>>()?
             }
-            Source::Raw(files, shape) => {
-                (shown(&files.name(i)), only(raw(&files.path(i), self.inputs[0].dtype, shape)?))
-            }
-            Source::Stack(stack) => {
-                let name = format!("{whole}[{i}]");
-                let feeds = stack.row(&name, i)?;
-                (name, feeds)
-            }
+            Source::Raw(files, shape) => only(raw(&files.path(i), self.inputs[0].dtype, shape)?),
+            Source::Stack(stack) => stack.row(&name, i)?,
             Source::Idx(images, plan) => {
-                let name = format!("{whole}[{i}]");
                 let (h, w) = (images.shape[1], images.shape[2]);
                 let data = images.bytes[i * h * w..][..h * w].to_vec();
-                let feeds = only(plan.tensor(&name, Pixels { h, w, channels: 1, data })?);
-                (name, feeds)
+                only(plan.tensor(&name, Pixels { h, w, channels: 1, data })?)
             }
-            Source::Text(text) => (format!("{whole}:{}", text.line(i)), text.row(&whole, i)?),
+            Source::Text(text) => text.row(&shown(&self.path), i)?,
         };
         Ok(Sample { name, feeds, label })
     }

@@ -158,6 +158,14 @@ pub enum Error {
         /// Out of how many.
         samples: usize,
     },
+    /// A list of samples cannot be used.
+    #[error("the list `{path}`: {message}")]
+    List {
+        /// The list.
+        path: String,
+        /// What is wrong.
+        message: String,
+    },
     /// Text that cannot be read.
     #[error("text `{path}`, line {line}: {message}")]
     Text {
@@ -214,6 +222,9 @@ impl Error {
             Self::Inputs { .. } => "save one .npz for each sample, with an array for each input",
             Self::Labels { .. } => "a labels file is a CSV with the header `file,label` and integer labels",
             Self::LabelsOfOtherData { .. } => "the names in the first column are relative to the data folder",
+            Self::List { .. } => {
+                "a list has one name a line, as `check-data --pick N -o FILE` writes them for the same --data"
+            }
             Self::Tokenizer { path: None, .. } => "pass --tokenizer tokenizer.json, or put the file beside the model",
             Self::Tensor { source: TensorError::OutOfMemory(_), .. } => "raise --max-memory, or use smaller samples",
             Self::Image { .. } => "remove or replace the file",

@@ -25,7 +25,7 @@ pub(super) fn quantize(a: &QuantizeArgs, as_json: bool) -> Result<String, Error>
     let labels = if a.eval.is_some() { None } else { a.data.labels.clone() };
     let data = dataset(&DataArgs { labels, ..a.data.clone() }, &a.model, &model)?;
     let evaluation = match &a.eval {
-        Some(path) => Some(dataset(&DataArgs { data: path.clone(), ..a.data.clone() }, &a.model, &model)?),
+        Some(path) => Some(dataset(&DataArgs { data: path.clone(), only: None, ..a.data.clone() }, &a.model, &model)?),
         None => None,
     };
     if let Some(data) = &evaluation {

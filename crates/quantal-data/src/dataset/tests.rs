@@ -240,3 +240,41 @@ fn picks_are_sorted_distinct_and_the_same_each_time() {
     let mean = picked.iter().sum::<usize>() as f64 / 100.0;
     assert!((400.0..600.0).contains(&mean), "{mean}");
 }
+
+#[test]
+fn a_list_of_names_chooses_samples_with_their_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let one = [input("x", DType::F32, &[0, 1])];
+    let x = Tensor::from_slice(&[4, 1], &[0.0_f32, 1.0, 2.0, 3.0]).unwrap();
+    let label = Tensor::from_slice(&[4], &[9_i32, 8, 7, 6]).unwrap();
+    let path = write("all.npz", &write_npz(&[("x".to_owned(), x), ("label".to_owned(), label)]).unwrap());
+    let names = |of: &[usize]| of.iter().fold(String::new(), |t, i| t + &format!("{}[{i}]\r\n", path.display()));
+    let mut spec = DataSpec { path: path.clone(), ..DataSpec::default() };
+    spec.only = Some(write("picked.txt", names(&[3, 1]).as_bytes()));
+    let dataset = Dataset::open(&spec, &one).unwrap();
+    assert_eq!(dataset.labels(), Some(&[8, 6][..]));
+    let kept: Vec<f32> = all(&dataset).iter().map(|s| s.feeds[0].1.as_slice::<f32>()[0]).collect();
+    assert_eq!(kept, [1.0, 3.0]);
+    for text in [names(&[1, 4]), String::new()] {
+        spec.only = Some(write("wrong.txt", text.as_bytes()));
+        assert!(matches!(Dataset::open(&spec, &one), Err(Error::List { .. })), "{text}");
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a.npy", "b.npy", "c.npy"] {
+        let x = Tensor::from_slice(&[1, 1], &[f32::from(name.as_bytes()[0])]).unwrap();
+        fs::write(folder.path().join(name), write_npy(&x)).unwrap();
+    }
+    spec.path = folder.path().to_path_buf();
+    spec.only = Some(write("two.txt", b"a.npy\nc.npy"));
+    // What is not chosen needs no label, and may have one.
+    for labels in ["c.npy,3\na.npy,1", "a.npy,1\nb.npy,2\nc.npy,3"] {
+        spec.labels = Some(write("labels.csv", labels.as_bytes()));
+        assert_eq!(Dataset::open(&spec, &one).unwrap().labels(), Some(&[1, 3][..]));
+    }
+}
