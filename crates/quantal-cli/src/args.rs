@@ -1,7 +1,9 @@
 //! The command line, as typed.
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use quantal::bench::Problem;
+use quantal::data::shown;
 use std::path::PathBuf;
 
 /// INT8 quantization of ONNX models that truly run in INT8
@@ -47,6 +49,7 @@ pub(crate) enum Verb {
 #[derive(clap::Args, Debug)]
 pub(crate) struct QuantizeArgs {
     /// The float model
+    #[arg(value_parser = existing())]
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) data: DataArgs,
@@ -63,7 +66,7 @@ pub(crate) struct QuantizeArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) save_recipe: Option<PathBuf>,
     /// Measure the accuracy of both models on this data too; --labels are then its labels
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = existing())]
     pub(crate) eval: Option<PathBuf>,
     /// Search for a recipe that loses at most so many points of top-1
     #[arg(long, value_name = "POINTS", value_parser = points, allow_negative_numbers = true, conflicts_with = "min_sqnr")]
@@ -78,11 +81,12 @@ pub(crate) struct QuantizeArgs {
 #[derive(clap::Args, Debug)]
 pub(crate) struct ExplainArgs {
     /// The float model
+    #[arg(value_parser = existing())]
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) data: DataArgs,
     /// Judge on this data [default: what calibration leaves of --data, at least a third]; --labels are its labels
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = existing())]
     pub(crate) eval: Option<PathBuf>,
     /// The recipe that each row differs from in one decision
     #[arg(long, value_name = "NAME|FILE", default_value = "balanced")]
@@ -94,6 +98,7 @@ pub(crate) struct ExplainArgs {
 #[derive(clap::Args, Debug)]
 pub(crate) struct SensitivityArgs {
     /// The float model
+    #[arg(value_parser = existing())]
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) data: DataArgs,
@@ -110,11 +115,12 @@ pub(crate) struct SensitivityArgs {
 #[derive(clap::Args, Debug)]
 pub(crate) struct CheckDataArgs {
     /// The float model
+    #[arg(value_parser = existing())]
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) data: DataArgs,
     /// What the model will see: is it covered by the ranges that --data gives?
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = existing())]
     pub(crate) against: Option<PathBuf>,
     /// Most samples of each to look at, evenly spaced [default: all]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
@@ -135,8 +141,10 @@ pub(crate) struct CheckDataArgs {
 #[derive(clap::Args, Debug)]
 pub(crate) struct CompareArgs {
     /// The model to compare with
+    #[arg(value_parser = existing())]
     pub(crate) a: PathBuf,
     /// The other model
+    #[arg(value_parser = existing())]
     pub(crate) b: PathBuf,
     #[command(flatten)]
     pub(crate) data: DataArgs,
@@ -156,9 +164,10 @@ pub(crate) struct QuickstartArgs {
 #[derive(clap::Args, Debug)]
 pub(crate) struct RunArgs {
     /// The model
+    #[arg(value_parser = existing())]
     pub(crate) model: PathBuf,
     /// An .npz file with one array for each input, by name
-    #[arg(long, value_name = "NPZ")]
+    #[arg(long, value_name = "NPZ", value_parser = existing())]
     pub(crate) input: PathBuf,
     /// Where the outputs go: an .npz file with one array for each output, by name
     #[arg(long, value_name = "NPZ")]
@@ -170,6 +179,7 @@ pub(crate) struct RunArgs {
 #[derive(clap::Args, Debug)]
 pub(crate) struct EvalArgs {
     /// The model
+    #[arg(value_parser = existing())]
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) data: DataArgs,
@@ -183,7 +193,7 @@ pub(crate) struct BenchArgs {
     #[command(subcommand)]
     pub(crate) what: Option<BenchWhat>,
     /// The models
-    #[arg(required = true, num_args = 1..)]
+    #[arg(required = true, num_args = 1.., value_parser = existing())]
     pub(crate) models: Vec<PathBuf>,
     /// Size of a free batch dimension
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
@@ -223,6 +233,7 @@ pub(crate) struct KernelsArgs {
 #[derive(clap::Args, Debug)]
 pub(crate) struct InspectArgs {
     /// The model
+    #[arg(value_parser = existing())]
     pub(crate) model: PathBuf,
     /// For each node, whether it runs in integers here, and if not why
     #[arg(long)]
@@ -233,19 +244,19 @@ pub(crate) struct InspectArgs {
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct DataArgs {
     /// Samples: a folder of images, .npz or .npy files, an IDX or text file
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = existing())]
     pub(crate) data: PathBuf,
     /// Use only the samples that this file names, one a line: what `check-data --pick N -o FILE` writes
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = existing())]
     pub(crate) only: Option<PathBuf>,
     /// Labels: a CSV with the columns file and label; it may cover more than the data
-    #[arg(long, value_name = "CSV")]
+    #[arg(long, value_name = "CSV", value_parser = existing())]
     pub(crate) labels: Option<PathBuf>,
-    /// What is done to images: a preset (imagenet, cifar10, mnist …) or a TOML file
+    /// What is done to images: a preset (imagenet, cifar10, mnist …) or a TOML file, see docs/preprocessing.md
     #[arg(long, value_name = "NAME|FILE")]
     pub(crate) preprocess: Option<String>,
     /// The tokenizer.json for text [default: the one beside the model]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = existing())]
     pub(crate) tokenizer: Option<PathBuf>,
 }
 
@@ -254,6 +265,14 @@ pub(crate) struct Threads {
     /// Threads [default: one for each core]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+}
+
+/// A path to what is there: else the message names the argument, and where was looked.
+fn existing() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| {
+        let looked_for = || std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+        if path.exists() { Ok(path) } else { Err(format!("there is no {}", shown(&looked_for()))) }
+    })
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -41,7 +41,8 @@ pub(crate) fn run(args: &Args) -> ExitCode {
                 causes.push(cause.to_string());
                 source = cause.source();
             }
-            printer::failure(&causes, e.hint().as_deref())
+            let _ = printer::failure(&causes, e.hint().as_deref());
+            ExitCode::from(if e.is_usage() { 2 } else { 1 })
         }
     }
 }

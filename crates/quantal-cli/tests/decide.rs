@@ -1,4 +1,4 @@
-//! `quantal quantize` within a budget, `explain`, `sensitivity`: what they refuse, and what they print.
+//! `quantal quantize`, also within a budget, `explain`, `sensitivity`: what they refuse, and what they print.
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -57,6 +57,26 @@ fn unlabelled(folder: &Path) -> String {
     }
     std::fs::write(&path, bytes).expect("written");
     path.to_str().expect("a path of text").to_owned()
+}
+
+#[test]
+fn an_argument_that_means_nothing_is_named_and_ends_with_2() {
+    let (model, data, labels) = (asset(".onnx"), data(), labels());
+    let good = ["quantize", &model, "--data", &data];
+    for (args, words) in [
+        ([&good[..], &["--recipe", "fats"]].concat(), &["`fats`", "hint: give fast, balanced, best"][..]),
+        (
+            [&good[..], &["--preprocess", "cifar"]].concat(),
+            &["`cifar`", "hint: a preprocessing is a preset (imagenet,"],
+        ),
+        ([&good[..], &["--labels", &labels]].concat(), &["--labels", "--eval"]),
+        ([&good[..], &["--eval", "gone/"]].concat(), &["--eval <PATH>", "there is no /"]),
+        (vec!["quantize", "gone.onnx", "--data", &data], &["<MODEL>", "gone.onnx"]),
+    ] {
+        let output = quantal(&args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(words.iter().all(|w| stderr(&output).contains(w)), "{args:?}: {}", stderr(&output));
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ pub enum Error {
     #[error(transparent)]
     Tensor(#[from] quantal_tensor::TensorError),
     /// There is no built-in recipe of that name.
-    #[error("there is no recipe named `{}`", .name.escape_debug())]
+    #[error("there is no built-in recipe `{}`, and no such file", .name.escape_debug())]
     UnknownPreset {
         /// The name asked for.
         name: String,
@@ -85,9 +85,11 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::UnknownPreset { .. } => {
-                format!("the recipes are {}; or give the path of a TOML file", crate::recipe::PRESETS.join(", "))
+                format!("give {}, or a file as `--save-recipe` writes it", crate::recipe::PRESETS.join(", "))
             }
-            Self::RecipeText { .. } => "a recipe printed by a run shows every field".to_owned(),
+            Self::RecipeText { .. } | Self::RecipeValue { .. } => {
+                "`quantal quantize … --save-recipe FILE` writes a recipe with every field".to_owned()
+            }
             Self::WeightsNotFinite { .. } | Self::ConstantNotFinite { .. } => {
                 "the model is damaged; export it again".to_owned()
             }
@@ -98,7 +100,7 @@ impl Error {
             Self::NoSamples => "give a folder with at least one sample".to_owned(),
             Self::Data(cause) => return cause.hint(),
             Self::Compile(cause) | Self::Run { cause, .. } => return cause.hint(),
-            Self::RecipeValue { .. } | Self::Qdq(_) | Self::Tensor(_) => return None,
+            Self::Qdq(_) | Self::Tensor(_) => return None,
         })
     }
 }

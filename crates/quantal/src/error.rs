@@ -35,6 +35,14 @@ pub enum Error {
     /// The instruction set asked for.
     #[error(transparent)]
     Isa(#[from] UnknownIsa),
+    /// Options that do not go together.
+    #[error("{message}")]
+    Usage {
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        hint: &'static str,
+    },
     /// The data and the model do not go together, or an option does not apply.
     #[error("{message}")]
     Job {
@@ -51,6 +59,21 @@ impl Error {
         Self::Job { message: message.into(), hint: (!hint.is_empty()).then(|| hint.to_owned()) }
     }
 
+    /// An [`Error::Usage`].
+    pub fn usage(message: impl Into<String>, hint: &'static str) -> Self {
+        Self::Usage { message: message.into(), hint }
+    }
+
+    /// Whether what was asked for has no meaning, whatever the files hold.
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::Usage { .. }
+                | Self::Ptq(quantal_ptq::Error::UnknownPreset { .. })
+                | Self::Data(quantal_data::Error::UnknownPreset { .. })
+        )
+    }
+
     /// What a person can do about it, where there is something.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -59,6 +82,7 @@ impl Error {
             Self::Run(e) => e.hint(),
             Self::Data(e) => e.hint(),
             Self::Ptq(e) => e.hint(),
+            Self::Usage { hint, .. } => Some((*hint).to_owned()),
             Self::Job { hint, .. } => hint.clone(),
             Self::Isa(_) => Some("unset QUANTAL_ISA to use the best that this CPU has".to_owned()),
             Self::Pass(_) | Self::Qdq(_) => None,

@@ -15,6 +15,7 @@ use quantal_tensor::Tensor;
 use quantal_tensor::stats::SqnrSums;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// A quantized model with everything that was decided and measured.
 #[derive(Debug)]
@@ -343,13 +344,12 @@ pub fn load_recipe(argument: &str) -> Result<Recipe, Error> {
     if quantal_ptq::recipe::PRESETS.contains(&argument) {
         return Ok(Recipe::preset(argument)?);
     }
-    let text = std::fs::read_to_string(argument).map_err(|e| {
-        let names = quantal_ptq::recipe::PRESETS.join(", ");
-        Error::job(
-            format!("`{}` is neither a built-in recipe nor a file that can be read: {e}", argument.escape_debug()),
-            &format!("the built-in recipes are {names}; --save-recipe writes a file to start from"),
-        )
-    })?;
+    let path: &Path = argument.as_ref();
+    if !path.exists() {
+        return Err(quantal_ptq::Error::UnknownPreset { name: argument.to_owned() }.into());
+    }
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Error::job(format!("cannot read the recipe {}: {e}", shown(path)), "give a TOML file"))?;
     Recipe::from_toml(&text).map_err(|e| {
         let hint = e.hint().unwrap_or_default();
         Error::job(format!("{}: {e}", shown(argument.as_ref())), &hint)

@@ -18,7 +18,7 @@ pub(super) fn quantize(a: &QuantizeArgs, as_json: bool) -> Result<String, Error>
     paths::check_outputs(&inputs, &[Some(output.as_path()), a.save_recipe.as_deref()])?;
     let budget = a.max_drop.map(Budget::MaxDrop).or(a.min_sqnr.map(Budget::MinSqnr));
     if a.data.labels.is_some() && a.eval.is_none() && budget.is_none() {
-        return Err(Error::job("--labels are those of --eval, which is not given", "calibration needs no labels"));
+        return Err(Error::usage("--labels are those of --eval, which is not given", "calibration needs no labels"));
     }
     let model = Model::open(&a.model)?;
     // The labels, if there are any, are those of the evaluation; a search without one judges by the rest of the data.
