@@ -80,6 +80,19 @@ fn an_argument_that_means_nothing_is_named_and_ends_with_2() {
 }
 
 #[test]
+fn an_override_that_changes_nothing_is_said() {
+    let folder = folder("idle");
+    let (recipe, out, model, data) = (folder.join("recipe.toml"), folder.join("out.onnx"), asset(".onnx"), data());
+    let of = |node: &str| format!("[[overrides]]\nnode = \"{node}\"\nfallback = true\n");
+    // The first takes all nodes, so nothing is left for the second.
+    std::fs::write(&recipe, of("*") + &of("*pointwise")).expect("written");
+    let (recipe, out) = (recipe.to_str().unwrap(), out.to_str().unwrap());
+    let made =
+        quantal(&["quantize", &model, "--data", &data, "--samples", "4", "--recipe", recipe, "-o", out, "--json"]);
+    assert_eq!((&json(&made)["idle_overrides"], &json(&made)["integer_mac_share"]), (&[1].into(), &0.0.into()));
+}
+
+#[test]
 fn a_search_that_cannot_be_judged_or_met_writes_nothing() {
     let folder = folder("budget");
     let out = folder.join("out.onnx");

@@ -28,6 +28,16 @@ pub enum Error {
         /// What it must be, and what was found.
         problem: String,
     },
+    /// An exception of a recipe is for no node of the model.
+    #[error("recipe: `overrides[{index}].node`: `{}` fits no node of the model", .pattern.escape_debug())]
+    FitsNoNode {
+        /// The place of the exception, from 0.
+        index: usize,
+        /// Its pattern.
+        pattern: String,
+        /// Names of nodes that are like it.
+        near: Vec<String>,
+    },
     /// A weight or another constant holds NaN or an infinity.
     #[error("the weights `{tensor}` of `{node}` hold NaN or an infinity")]
     WeightsNotFinite {
@@ -89,6 +99,13 @@ impl Error {
             }
             Self::RecipeText { .. } | Self::RecipeValue { .. } => {
                 "`quantal quantize … --save-recipe FILE` writes a recipe with every field".to_owned()
+            }
+            Self::FitsNoNode { near, .. } => {
+                let near: Vec<String> = near.iter().map(|name| format!("`{}`", name.escape_debug())).collect();
+                format!(
+                    "near it: {}; `quantal inspect MODEL --coverage` lists all nodes, of which batch norms are folded first",
+                    near.join(", ")
+                )
             }
             Self::WeightsNotFinite { .. } | Self::ConstantNotFinite { .. } => {
                 "the model is damaged; export it again".to_owned()

@@ -21,6 +21,7 @@ use fuse::Fused;
 use quantal_ir::graph::Uses;
 use quantal_ir::op::weighted::Weighted;
 use quantal_ir::{Encoding, Graph, NodeId, QuantClass, QuantPlan, ValueId};
+use quantal_tensor::Scheme;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -130,6 +131,27 @@ pub fn place_except(graph: &Graph, recipe: &Recipe, exceptions: &BTreeMap<NodeId
     let is_norm = |id: &&NodeId| form::is_norm(graph.node(**id).op);
     let norms = chosen.integer.keys().filter(is_norm).filter_map(|&id| Some((id, graph.node(id).input(0)?))).collect();
     Ok(Placement { plan, groups: groups.into_iter().map(|(g, _)| g).collect(), products, norms, decisions })
+}
+
+/// The places, in the recipe, of exceptions that change nothing: their nodes run in float anyway, nothing that they make
+/// is held in codes, or others come first.
+pub fn idle_overrides(graph: &Graph, recipe: &Recipe) -> Result<Vec<usize>> {
+    let choices = |recipe: &Recipe| -> Result<_> {
+        let Placement { plan, groups, .. } = place(graph, recipe)?;
+        let schemes: Vec<(ValueId, Scheme)> = plan.encodings.iter().map(|(&v, e)| (v, e.scheme)).collect();
+        let float: Vec<NodeId> = plan.fallback.into_keys().collect();
+        Ok((schemes, float, groups.iter().map(|g| g.observer).collect::<Vec<_>>()))
+    };
+    let all = choices(recipe)?;
+    let mut idle = Vec::new();
+    for i in 0..recipe.overrides.len() {
+        let mut without = recipe.clone();
+        without.overrides.remove(i);
+        if choices(&without)? == all {
+            idle.push(i);
+        }
+    }
+    Ok(idle)
 }
 
 /// The activations that have an encoding, and why.

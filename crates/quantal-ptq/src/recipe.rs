@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::observer::Observer;
 use quantal_tensor::{Granularity, Scheme, Storage};
 use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
 
 /// The version of the recipe format that this program writes and reads.
 pub const VERSION: u32 = 1;
@@ -311,6 +312,10 @@ impl Recipe {
             return wrong("observer".into(), problem);
         }
         for (i, o) in self.overrides.iter().enumerate() {
+            if !o.fallback && o.observer.is_none() && o.storage.is_none() {
+                let problem = "changes nothing: it must have `fallback = true`, an observer or a storage";
+                return wrong(format!("overrides[{i}]"), problem.into());
+            }
             if let Some(problem) = o.observer.and_then(|o| o.problem()) {
                 return wrong(format!("overrides[{i}].observer"), problem);
             }
@@ -322,8 +327,7 @@ impl Recipe {
     pub fn check_overrides(&self, names: &[&str]) -> Result<()> {
         for (i, o) in self.overrides.iter().enumerate() {
             if !names.iter().any(|name| fits(&o.node, name)) {
-                let problem = format!("`{}` fits no node of the model", o.node.escape_debug());
-                return Err(Error::RecipeValue { field: format!("overrides[{i}].node"), problem });
+                return Err(Error::FitsNoNode { index: i, pattern: o.node.clone(), near: near(&o.node, names) });
             }
         }
         Ok(())
@@ -333,6 +337,24 @@ impl Recipe {
     pub fn override_of(&self, node: &str) -> Option<&Override> {
         self.overrides.iter().find(|o| fits(&o.node, node))
     }
+}
+
+/// The names that have most in common with a pattern: the longest run of characters.
+fn near(pattern: &str, names: &[&str]) -> Vec<String> {
+    const MOST: usize = 3;
+    /// Nobody writes longer ones; a file may hold any.
+    const LONGEST: usize = 200;
+    let shared = |name: &str| {
+        let (a, b) = (pattern.as_bytes(), name.as_bytes());
+        let run =
+            |i: usize, j: usize| a[i..].iter().zip(&b[j..]).take_while(|(x, y)| x.eq_ignore_ascii_case(y)).count();
+        (0..a.len()).flat_map(|i| (0..b.len()).map(move |j| (i, j))).map(|(i, j)| run(i, j)).max().unwrap_or(0)
+    };
+    let names = names.iter().filter(|n| n.len() <= LONGEST);
+    let mut ranked: Vec<_> = names.map(|n| (Reverse(shared(n)), n.len().abs_diff(pattern.len()), *n)).collect();
+    ranked.sort_unstable();
+    ranked.dedup();
+    ranked.into_iter().take(MOST).map(|(_, _, name)| name.to_owned()).collect()
 }
 
 /// Whether `name` fits a pattern of `*` and `?`.
@@ -381,7 +403,7 @@ mod tests {
             observer: Some(Observer::Entropy { bins: 2048, levels: 256 }),
             storage: Some(Storage::S8),
         };
-        let some = Override { node: "x".into(), fallback: false, observer: None, storage: None };
+        let some = Override { node: "x".into(), fallback: true, observer: None, storage: None };
         recipe.overrides = vec![all, some];
         assert_eq!(Recipe::from_toml(&recipe.to_toml()).unwrap(), recipe);
     }
@@ -404,6 +426,7 @@ mod tests {
             ("[weights]\nqmin = -300", "weights"),
             ("[activations]\nqmin = 255", "`qmin`"),
             ("[[overrides]]\nnode = \"a\"\nfallbck = true", "`fallbck`"),
+            ("[[overrides]]\nnode = \"a\"", "changes nothing"),
             ("version = 9", "version"),
             ("[calibration]\nsamples = 0", "samples"),
             ("[calibration]\nsamples = -1", "line 2"),
@@ -413,6 +436,20 @@ mod tests {
             assert!(!message.contains('\n'), "{message}");
         }
         assert!(Recipe::preset("fastest").unwrap_err().hint().unwrap().contains("balanced"));
+    }
+
+    #[test]
+    fn a_pattern_that_fits_no_node_brings_up_the_nearest_names() {
+        let names =
+            ["/stem/Conv", "/layer1/conv1/Conv", "/layer1/conv2/Conv", "/layer2/conv1/Conv", "Conv_10", "Conv_1"];
+        for (pattern, first) in
+            [("layer2/*", "/layer2/conv1/Conv"), ("conv1", "/layer1/conv1/Conv"), ("Conv_", "Conv_1")]
+        {
+            let node = Override { node: pattern.into(), fallback: true, observer: None, storage: None };
+            let error = Recipe { overrides: vec![node], ..Recipe::default() }.check_overrides(&names).unwrap_err();
+            assert!(error.to_string().contains(pattern), "{error}");
+            assert!(error.hint().unwrap().contains(&format!("`{first}`, ")), "{:?}", error.hint());
+        }
     }
 
     #[test]

@@ -39,6 +39,9 @@ pub struct Report {
     pub data: String,
     /// Number of those samples.
     pub samples: usize,
+    /// Which of the recipe's overrides change nothing, counted from 0.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub idle_overrides: Vec<usize>,
     /// Rewrites before quantization: how often each pass changed something.
     pub passes: BTreeMap<&'static str, usize>,
     /// One entry for each node that was decided on.
@@ -251,6 +254,7 @@ impl<'a> Rewritten<'a> {
             recipe: recipe.clone(),
             data: data.describe(),
             samples: made.calibration.samples,
+            idle_overrides: quantal_ptq::idle_overrides(&made.float, recipe)?,
             passes,
             decisions: decisions.collect(),
             equalized: recipe
@@ -352,6 +356,6 @@ pub fn load_recipe(argument: &str) -> Result<Recipe, Error> {
         .map_err(|e| Error::job(format!("cannot read the recipe {}: {e}", shown(path)), "give a TOML file"))?;
     Recipe::from_toml(&text).map_err(|e| {
         let hint = e.hint().unwrap_or_default();
-        Error::job(format!("{}: {e}", shown(argument.as_ref())), &hint)
+        Error::job(format!("{}: {e}", shown(path)), &hint)
     })
 }
