@@ -73,7 +73,17 @@ pub fn compare(
                 }
             }
         };
-        let out_b = run_b.run_taps(&feeds, &taps_b, &mut add)?;
+        let unlike = |why: String| {
+            Error::job(
+                format!("{}: {why}", b.name),
+                &format!("it is fed what {} takes; compare models of one task", a.name),
+            )
+        };
+        let out_b = run_b.run_taps(&feeds, &taps_b, &mut add).map_err(|e| unlike(e.to_string()))?;
+        if let Some(((_, x), (name, y))) = out_a.iter().zip(&out_b).find(|((_, x), (_, y))| x.shape() != y.shape()) {
+            let (name, x, y) = (name.escape_debug(), x.shape(), y.shape());
+            return Err(unlike(format!("output `{name}` has shape {y:?}, that of {} {x:?}", a.name)));
+        }
         for ((_, x), (_, y)) in out_a.iter().zip(&out_b) {
             if let (Some(x), Some(y)) = (x.get::<f32>(), y.get::<f32>()) {
                 outputs.add(x, y);
