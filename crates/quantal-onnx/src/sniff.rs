@@ -33,7 +33,16 @@ pub(crate) fn sniff(head: &[u8]) -> Option<(&'static str, &'static str)> {
         ("an HTML or XML page, not ONNX", "the download went wrong; fetch the file itself")
     } else if text.starts_with(b"{") {
         ("a JSON text, not ONNX", "give the ONNX model")
+    } else if is_text(head) {
+        ("a text file, not ONNX", "give the ONNX model")
     } else {
         return None;
     })
+}
+
+/// Whether there is nothing but text: a model begins with the number of a field, which no text begins with.
+fn is_text(head: &[u8]) -> bool {
+    // The last character may be cut in two.
+    let utf8 = str::from_utf8(head).map_or_else(|e| e.error_len().is_none(), |_| true);
+    utf8 && head.iter().all(|&b| b >= b' ' || matches!(b, b'\t' | b'\n' | b'\r'))
 }

@@ -188,6 +188,7 @@ fn what_is_not_a_model_is_called_by_its_name() {
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
         (b"PK\x03\x04", "zip"),
         (b"{\"a\": 1}", "JSON"),
+        ("# Nötes\n".as_bytes(), "x.onnx` is a text file, not ONNX"),
         (b"\x08\x08", "x.onnx`: the model has no graph"),
     ] {
         fs::write(&path, bytes).unwrap();
