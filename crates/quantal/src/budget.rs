@@ -262,7 +262,7 @@ impl Climb<'_, '_> {
             let reasons = left.iter().map(|(id, _)| (*id, why.to_owned())).collect();
             let made = prepared.quantize(&reasons)?;
             let names: Vec<String> = left.iter().map(|(_, name)| name.clone()).collect();
-            let met = climb.rung(format!("the best of these, {n} nodes in float"), names, &made, progress)?;
+            let met = climb.rung(format!("the best of these, {} in float", nodes(n)), names, &made, progress)?;
             Ok((met, made))
         };
         let (mut below, mut n) = (0, 1);
@@ -360,7 +360,7 @@ impl Climb<'_, '_> {
         );
         let most = self.ladder.rungs.iter().filter(|r| !r.in_float.is_empty()).map(|r| r.in_float.len()).max();
         if let Some(n) = most {
-            advice.push(format!("a wider budget, or the float model: leaving {n} nodes in float was not enough"));
+            advice.push(format!("a wider budget, or the float model: leaving {} in float was not enough", nodes(n)));
         }
         self.ladder.advice = advice;
     }
@@ -385,6 +385,11 @@ fn node_times(
         }
     }
     Ok(least)
+}
+
+/// `1 node`, `2 nodes`.
+fn nodes(n: usize) -> String {
+    format!("{n} node{}", if n == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

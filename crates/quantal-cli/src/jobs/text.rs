@@ -34,7 +34,7 @@ pub(super) fn inspection(i: &Inspection, coverage: Option<&Coverage>) -> String 
     }
     let macs = i.macs.map_or("unknown".to_owned(), count);
     let _ =
-        writeln!(t, "{} nodes, {} parameters ({}), {macs} MACs", i.nodes, count(i.parameters), size(i.constant_bytes));
+        writeln!(t, "{}, {} parameters ({}), {macs} MACs", nodes(i.nodes), count(i.parameters), size(i.constant_bytes));
     for r in &i.operators {
         let share = match i.macs {
             Some(all) if all > 0 && r.macs > 0 => format!("{:5.1} % of MACs", 100.0 * r.macs as f64 / all as f64),
@@ -80,7 +80,8 @@ fn coverage_table(c: &Coverage) -> String {
     let float = c.count(|s| matches!(s, Status::Float { .. }));
     let integer = c.count(|s| matches!(s, Status::Integer { .. } | Status::Fused { .. }));
     let share = c.integer_mac_share().map_or("unknown".to_owned(), |s| format!("{:.1} %", 100.0 * s));
-    let _ = writeln!(t, "{integer} nodes in integers, {float} in float; {share} of multiply-accumulates in integers");
+    let _ =
+        writeln!(t, "{} in integers, {float} in float; {share} of multiply-accumulates in integers", nodes(integer));
     t
 }
 
@@ -96,6 +97,11 @@ pub(super) fn inspection_json(i: &Inspection, coverage: Option<&Coverage>) -> se
         value["integer_mac_share"] = serde_json::json!(c.integer_mac_share());
     }
     value
+}
+
+/// `1 node`, `2 nodes`.
+fn nodes(n: usize) -> String {
+    format!("{n} node{}", if n == 1 { "" } else { "s" })
 }
 
 /// A count with a unit: `3.49 M`.
@@ -200,8 +206,7 @@ fn rounding(r: &Report) -> String {
 
 fn in_integers(r: &Report) -> String {
     let share = r.integer_mac_share.map_or("an unknown share".to_owned(), |s| format!("{:.1} %", 100.0 * s));
-    let mut t =
-        format!("runs in integers: {share} of multiply-accumulates; {} nodes run in float\n", r.fallbacks.len());
+    let mut t = format!("runs in integers: {share} of multiply-accumulates; {} in float\n", nodes(r.fallbacks.len()));
     for f in r.fallbacks.iter().take(MOST_FALLBACKS) {
         let _ = writeln!(t, "  float: {} {}: {}", f.op, f.node, f.reason);
     }
@@ -258,7 +263,7 @@ pub(super) fn quickstart(q: &Quickstart, cpu: &str, engine: Engine) -> String {
     line("calibrated", format!("on {} digits", r.samples), "ranges of activations are read off these");
     let share = 100.0 * r.integer_mac_share.unwrap_or(0.0);
     line("integers", format!("{share:.1} % of multiply-accumulates"), "read off the compiled program, not predicted");
-    line("in float", format!("{float} nodes"), "each would be listed here with its reason");
+    line("in float", nodes(float), "each would be listed here with its reason");
     line(
         "size",
         format!("{} -> {}", size(r.float_bytes), size(r.integer_bytes)),
