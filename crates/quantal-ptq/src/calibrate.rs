@@ -31,18 +31,20 @@ pub struct Calibration {
     pub balances: BTreeMap<ValueId, Balance>,
 }
 
-/// Runs the float `graph` over the samples and watches the members of `groups`, each with the observer of its group, and
-/// the channel means of the data inputs of `products` and the spread of `norms`. Members that only hold values of others
-/// are watched too: they are sources of their own once a node between stays in float.
+/// Runs the float `graph` over the samples and watches the members of `groups`, each with the observer of its group, the
+/// channel means of the data inputs of `products`, and the spread of what `norms` read, each with its epsilon. Members
+/// that only hold values of others are watched too: they are sources of their own once a node between stays in float.
 pub fn calibrate(
     graph: &Graph,
     groups: &[Group],
     products: &[Product],
-    norms: &[ValueId],
+    norms: &[(ValueId, f32)],
     runs: &mut Runs<'_>,
 ) -> Result<Calibration> {
-    let mut calibration =
-        Calibration { spreads: norms.iter().map(|&v| (v, Spread::default())).collect(), ..Calibration::default() };
+    let mut calibration = Calibration {
+        spreads: norms.iter().map(|&(v, epsilon)| (v, Spread::new(epsilon))).collect(),
+        ..Calibration::default()
+    };
     let uses = graph.uses();
     for group in groups {
         for &v in group.members.iter().filter(|&&v| graph.value(v).constant.is_none()) {
@@ -53,8 +55,13 @@ pub fn calibrate(
     for product in products {
         calibration.means.insert(product.weighted.data, ChannelMeans::for_input_of(graph.node(product.node).op));
     }
-    let taps: Vec<ValueId> =
-        calibration.observed.keys().chain(calibration.means.keys()).chain(norms).copied().collect();
+    let taps: Vec<ValueId> = calibration
+        .observed
+        .keys()
+        .chain(calibration.means.keys())
+        .chain(calibration.spreads.keys())
+        .copied()
+        .collect();
     let isa = runs.isa;
     calibration.samples = runs.watch("calibrate", graph, &taps, &mut |seen| calibration.look(isa, seen))?;
     Ok(calibration)

@@ -102,9 +102,9 @@ impl Error {
             }
             Self::FitsNoNode { near, .. } => {
                 let near: Vec<String> = near.iter().map(|name| format!("`{}`", name.escape_debug())).collect();
+                let near = if near.is_empty() { String::new() } else { format!("near it: {}; ", near.join(", ")) };
                 format!(
-                    "near it: {}; `quantal inspect MODEL --coverage` lists all nodes, of which batch norms are folded first",
-                    near.join(", ")
+                    "{near}`quantal inspect MODEL --coverage` lists all nodes, of which batch norms are folded first"
                 )
             }
             Self::WeightsNotFinite { .. } | Self::ConstantNotFinite { .. } => {

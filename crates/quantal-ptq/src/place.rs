@@ -7,7 +7,7 @@
 
 mod attention;
 mod fixed_point;
-mod form;
+pub(crate) mod form;
 mod fuse;
 mod region;
 mod share;
@@ -143,14 +143,18 @@ pub fn idle_overrides(graph: &Graph, recipe: &Recipe) -> Result<Vec<usize>> {
         Ok((schemes, float, groups.iter().map(|g| g.observer).collect::<Vec<_>>()))
     };
     let all = choices(recipe)?;
-    let mut idle = Vec::new();
-    for i in 0..recipe.overrides.len() {
-        let mut without = recipe.clone();
-        without.overrides.remove(i);
-        if choices(&without)? == all {
+    let first: BTreeSet<usize> = graph.nodes().filter_map(|(_, n)| recipe.first_override(&n.name)).collect();
+    // One after the other, the last first: of two that do the same, one counts.
+    let (mut kept, mut idle) = (recipe.clone(), Vec::new());
+    for i in (0..recipe.overrides.len()).rev() {
+        let exception = kept.overrides.remove(i);
+        if first.contains(&i) && choices(&kept)? != all {
+            kept.overrides.insert(i, exception);
+        } else {
             idle.push(i);
         }
     }
+    idle.reverse();
     Ok(idle)
 }
 

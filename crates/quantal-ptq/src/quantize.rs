@@ -5,6 +5,7 @@ use crate::calibrate::{Calibration, calibrate};
 use crate::equalize::{Equalized, equalize};
 use crate::error::Result;
 use crate::observer::Range;
+use crate::place::form::is_norm;
 use crate::place::{Decision, Placement, Verdict, place, place_except};
 use crate::recipe::{Recipe, Rounding};
 use crate::rounding::{Rounded, round_weights};
@@ -111,7 +112,10 @@ pub fn prepare(graph: &Graph, recipe: &Recipe, runs: &mut Runs<'_>) -> Result<Pr
     recipe.check_overrides(&graph.nodes().map(|(_, n)| &*n.name).collect::<Vec<_>>())?;
     let placement = place(&graph, recipe)?;
     let means_of = if recipe.bias_correction { &placement.products[..] } else { &[] };
-    let norms: Vec<ValueId> = placement.norms.iter().map(|n| n.1).collect();
+    // All of them: those that are in float now may not be once others are.
+    let norms = graph.nodes().filter(|(_, n)| is_norm(n.op));
+    let norms: Vec<(ValueId, f32)> =
+        norms.filter_map(|(_, n)| Some((n.input(0)?, n.attrs.float_or("epsilon", 1e-5).ok()?))).collect();
     let calibration = calibrate(&graph, &placement.groups, means_of, &norms, runs)?;
     let (recipe, rounded, isa) = (recipe.clone(), BTreeMap::new(), runs.isa);
     let mut prepared = Prepared { graph, rearranged, recipe, calibration, rounded, isa };
@@ -149,6 +153,7 @@ impl Prepared {
             let placement = place_except(graph, recipe, &exceptions)?;
             let mut found = exposed_norms(graph, &placement, calibration, recipe);
             found.extend(self.drowned(&placement)?);
+            found.extend(self.unseen(&placement));
             let known = exceptions.len();
             found.extend(exceptions);
             exceptions = found;
@@ -195,19 +200,25 @@ impl Prepared {
         Ok(Quantized { graph, float: corrected, plan, decisions, rearranged, calibration })
     }
 
+    /// The nodes that would read codes of what was float when calibration looked: a stream that is back in codes beyond a
+    /// branch that has none. Such values have no range.
+    fn unseen(&self, placement: &Placement) -> BTreeMap<NodeId, String> {
+        let Self { graph, calibration, .. } = self;
+        let (uses, heads) = (graph.uses(), heads(placement));
+        let seen = |v: &ValueId| graph.value(*v).constant.is_some() || calibration.observed.contains_key(v);
+        let sources = placement.groups.iter().filter(|g| g.pinned.is_none()).flat_map(|g| &g.sources);
+        let mut found = BTreeMap::new();
+        for &v in sources.filter(|v| !seen(v)) {
+            let why = format!("`{}` was in float when calibration looked", graph.value(v).name.escape_debug());
+            found.extend(uses.readers(v).iter().filter_map(|r| heads.get(r)).map(|&id| (id, why.clone())));
+        }
+        found
+    }
+
     /// The nodes that make or read values most of whose channels would drown in the rounding of the others, and why.
     fn drowned(&self, placement: &Placement) -> Result<BTreeMap<NodeId, String>> {
         let Self { graph, recipe, calibration, .. } = self;
-        let heads: BTreeMap<NodeId, NodeId> = placement
-            .decisions
-            .iter()
-            .filter_map(|d| match d.verdict {
-                Verdict::Integer => Some((d.node, d.node)),
-                Verdict::Fused(head) => Some((d.node, head)),
-                Verdict::Float | Verdict::Untouched => None,
-            })
-            .collect();
-        let (limit, uses) = (recipe.activations.min_channel_sqnr_db, graph.uses());
+        let (limit, uses, heads) = (recipe.activations.min_channel_sqnr_db, graph.uses(), heads(placement));
         let mut found = BTreeMap::new();
         for group in &placement.groups {
             let scheme = placement.plan.encodings[&group.members[0]].scheme;
@@ -230,6 +241,16 @@ impl Prepared {
         }
         Ok(found)
     }
+}
+
+/// For each node that runs in integers, the one that does it.
+fn heads(placement: &Placement) -> BTreeMap<NodeId, NodeId> {
+    let head = |d: &Decision| match d.verdict {
+        Verdict::Integer => Some((d.node, d.node)),
+        Verdict::Fused(head) => Some((d.node, head)),
+        Verdict::Float | Verdict::Untouched => None,
+    };
+    placement.decisions.iter().filter_map(head).collect()
 }
 
 /// The normalizations whose input would drown in its rounding, the sums that make it, and why.

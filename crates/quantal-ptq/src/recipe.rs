@@ -335,7 +335,12 @@ impl Recipe {
 
     /// The first exception that fits a node of that name.
     pub fn override_of(&self, node: &str) -> Option<&Override> {
-        self.overrides.iter().find(|o| fits(&o.node, node))
+        self.first_override(node).map(|i| &self.overrides[i])
+    }
+
+    /// Its place.
+    pub fn first_override(&self, node: &str) -> Option<usize> {
+        self.overrides.iter().position(|o| fits(&o.node, node))
     }
 }
 
@@ -345,7 +350,7 @@ fn near(pattern: &str, names: &[&str]) -> Vec<String> {
     /// Nobody writes longer ones; a file may hold any.
     const LONGEST: usize = 200;
     let shared = |name: &str| {
-        let (a, b) = (pattern.as_bytes(), name.as_bytes());
+        let (a, b) = (&pattern.as_bytes()[..pattern.len().min(LONGEST)], name.as_bytes());
         let run =
             |i: usize, j: usize| a[i..].iter().zip(&b[j..]).take_while(|(x, y)| x.eq_ignore_ascii_case(y)).count();
         (0..a.len()).flat_map(|i| (0..b.len()).map(move |j| (i, j))).map(|(i, j)| run(i, j)).max().unwrap_or(0)
@@ -359,27 +364,27 @@ fn near(pattern: &str, names: &[&str]) -> Vec<String> {
 
 /// Whether `name` fits a pattern of `*` and `?`.
 fn fits(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
-    let (mut p, mut n) = (0, 0);
-    // Where the last star stood, and where the name was then: the place to go back to.
+    let (mut p, mut n) = (pattern.chars(), name.chars());
+    // What follows the last star, and the part of the name that it has not taken: the place to go back to.
     let mut star = None;
-    while n < name.len() {
-        match pattern.get(p) {
-            Some('*') => {
-                star = Some((p, n));
-                p += 1;
+    loop {
+        let (mut after_p, mut after_n) = (p.clone(), n.clone());
+        match (after_p.next(), after_n.next()) {
+            (Some('*'), _) => {
+                star = Some((after_p.clone(), n.clone()));
+                p = after_p;
             }
-            Some(&c) if c == '?' || c == name[n] => (p, n) = (p + 1, n + 1),
-            Some(_) | None => match star {
-                Some((at, taken)) => {
-                    star = Some((at, taken + 1));
-                    (p, n) = (at + 1, taken + 1);
+            (Some(c), Some(d)) if c == '?' || c == d => (p, n) = (after_p, after_n),
+            (None, None) => return true,
+            _ => {
+                let Some((after, left)) = &mut star else { return false };
+                if left.next().is_none() {
+                    return false;
                 }
-                None => return false,
-            },
+                (p, n) = (after.clone(), left.clone());
+            }
         }
     }
-    pattern[p..].iter().all(|c| *c == '*')
 }
 
 #[cfg(test)]

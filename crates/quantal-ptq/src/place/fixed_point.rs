@@ -10,7 +10,7 @@ use super::fuse::{self, Fused};
 use crate::recipe::{Ranges, Recipe};
 use quantal_ir::graph::Uses;
 use quantal_ir::op::weighted::Weighted;
-use quantal_ir::{Graph, NodeId, Op, ValueId};
+use quantal_ir::{Graph, Node, NodeId, Op, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The nodes that run in integers, and why the others do not.
@@ -34,15 +34,18 @@ pub(super) struct Chosen {
 pub(super) fn candidates(graph: &Graph, uses: &Uses, recipe: &Recipe, exceptions: &BTreeMap<NodeId, String>) -> Chosen {
     let mut chosen = Chosen::default();
     let dynamic = recipe.activations.ranges == Ranges::DynamicPerToken;
+    let left = |id: NodeId, node: &Node| {
+        let asked = recipe.override_of(&node.name).is_some_and(|o| o.fallback);
+        asked.then(|| "the recipe says so".to_owned()).or_else(|| exceptions.get(&id).cloned())
+    };
     for (id, node) in graph.nodes() {
-        match form::of(graph, node) {
-            Ok(_) if recipe.override_of(&node.name).is_some_and(|o| o.fallback) => {
-                chosen.float.insert(id, ("the recipe says so".to_owned(), true));
-            }
-            Ok(_) if exceptions.contains_key(&id) => {
-                chosen.float.insert(id, (exceptions[&id].clone(), true));
-                chosen.exposed.extend(node.input(0).filter(|_| form::is_norm(node.op)));
-            }
+        let form = form::of(graph, node);
+        if let Some(why) = left(id, node).filter(|_| form.is_ok()) {
+            chosen.float.insert(id, (why, true));
+            chosen.exposed.extend(node.input(0).filter(|_| form::is_norm(node.op)));
+            continue;
+        }
+        match form {
             Ok(Form::Weighted(w)) if dynamic && w.axis.is_some() && matches!(node.op, Op::MatMul | Op::Gemm) => {
                 chosen.dynamic.insert(id, w);
             }

@@ -35,7 +35,7 @@ pub(super) enum Kind {
 }
 
 /// Whether an operator normalizes rows.
-pub(super) fn is_norm(op: Op) -> bool {
+pub(crate) fn is_norm(op: Op) -> bool {
     matches!(op, Op::LayerNormalization | Op::RmsNormalization)
 }
 

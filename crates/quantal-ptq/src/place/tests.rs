@@ -379,4 +379,9 @@ fn a_residual_stream_is_back_in_codes_once_they_hold_it() {
     assert_eq!(["norm1", "sum2", "norm2"].map(found), [Verdict::Integer; 3]);
     let encoded = |name: &str| p.plan.encodings.contains_key(&b.graph.node(id(name)).output(0).unwrap());
     assert_eq!(["sum0", "sum1", "sum2"].map(encoded), [false, true, true]);
+    // The same of a recipe that says so.
+    let text = ["sum0", "norm0"].map(|name| format!("[[overrides]]\nnode = \"{name}\"\nfallback = true\n")).concat();
+    let asked = place(&b.graph, &Recipe::from_toml(&text).unwrap()).unwrap();
+    let verdicts = |p: &Placement| p.decisions.iter().map(|d| d.verdict).collect::<Vec<_>>();
+    assert_eq!(verdicts(&asked), verdicts(&p));
 }

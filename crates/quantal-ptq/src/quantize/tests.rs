@@ -2,7 +2,7 @@ use super::*;
 use crate::place::tests::Build;
 use crate::{Error, Silent};
 use quantal_data::Sample;
-use quantal_ir::Op;
+use quantal_ir::{Attrs, Op};
 use quantal_runtime::{Mode, Session, compile};
 use quantal_tensor::stats::SqnrSums;
 use quantal_tensor::{Tensor, arith};
@@ -153,5 +153,46 @@ fn weights_rounded_for_their_data_are_written_as_chosen_and_nodes_left_in_float_
             g.constant(weight).unwrap().as_slice::<f32>() == graph.constant(weight).unwrap().as_slice::<f32>()
         };
         assert!(same(&left.float) && !same(&q.float), "{how}");
+    }
+}
+
+#[test]
+fn what_was_in_float_when_calibration_looked_gets_no_codes() {
+    // The first row of what is summed is faint, so its norm is taken out after calibration. The stream could go on in
+    // codes from `sum1`, but that lay beyond a branch in float, and nothing is known of it.
+    let mut b = Build::new();
+    let x = b.input("x", &[1, 4, 8]);
+    let (gamma, beta) = (b.constant("gamma", &[8]), b.constant("beta", &[8]));
+    let mut stream = b.matmul(x, 8);
+    for i in 0..3 {
+        let data = if i == 0 {
+            x
+        } else {
+            let inputs = [stream, gamma, beta];
+            let norm = b.named(Op::LayerNormalization, &format!("norm{i}"), &inputs, Attrs::new());
+            b.matmul(norm, 8)
+        };
+        let weight = b.constant(&format!("weight{i}"), &[8, 8]);
+        let branch = b.named(Op::MatMul, &format!("branch{i}"), &[data, weight], Attrs::new());
+        stream = b.named(Op::Add, &format!("sum{i}"), &[stream, branch], Attrs::new());
+    }
+    let y = b.matmul(stream, 8);
+    b.graph.outputs = vec![y];
+    let recipe = Recipe::from_toml("[[overrides]]\nnode = \"branch1\"\nfallback = true").unwrap();
+    let data = samples(4);
+    let one = |(i, x): (usize, &Vec<f32>)| {
+        let faint = |(i, v): (usize, &f32)| if i < 8 { v * 1e-2 } else { *v };
+        let values: Vec<f32> = x[..32].iter().enumerate().map(faint).collect();
+        let tensor = Tensor::from_slice(&[1, 4, 8], &values).unwrap();
+        Ok(Sample { name: format!("sample {i}"), feeds: vec![("x".into(), tensor)], label: None })
+    };
+    let samples = || -> Box<dyn Iterator<Item = _>> { Box::new(data.iter().enumerate().map(one)) };
+    let mut runs = Runs { samples: &samples, isa: Isa::PORTABLE, threads: 1, progress: &mut Silent };
+    let q = quantize(&b.graph, &recipe, &mut runs).unwrap();
+    let found = |name: &str| q.decisions.iter().find(|d| &*d.name == name).unwrap();
+    assert!(found("norm1").why.contains("faintest rows"), "{}", found("norm1").why);
+    assert_eq!(found("norm2").verdict, Verdict::Float);
+    for range in &q.calibration.ranges {
+        assert!(range.seen.min < range.seen.max, "{} was not seen", range.name);
     }
 }
