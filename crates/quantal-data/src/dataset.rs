@@ -237,7 +237,10 @@ impl Dataset {
         let images = idx::read_embedded("embedded images", images, 3)?;
         let labels = idx::read_embedded("embedded labels", labels, 1)?;
         let spec = DataSpec { path: "embedded images".into(), ..DataSpec::default() };
-        let labels = labels.bytes.iter().map(|&b| b.into()).collect();
+        let labels: Vec<u32> = labels.bytes.iter().map(|&b| b.into()).collect();
+        if labels.len() != images.shape[0] {
+            return Err(Error::array("embedded labels", format!("{} for {} images", labels.len(), images.shape[0])));
+        }
         Self::assemble(&spec, inputs, Kind::Idx, Source::Idx(images, plan), Some(labels))
     }
 
@@ -257,8 +260,8 @@ impl Dataset {
         let labels: Option<Vec<u32>> = if let (Some(path), Some(files)) = (&spec.labels, source.files()) {
             let names: Vec<PathBuf> = members.iter().map(|&i| files.name(i)).collect();
             let found = members.iter().zip(labels::for_files(path, &names)?);
-            let labels;
-            (members, labels) = found.filter_map(|(&i, label)| Some((i, label?))).unzip();
+            let (labelled, labels) = found.filter_map(|(&i, label)| Some((i, label?))).unzip();
+            members = labelled;
             Some(labels)
         } else {
             let all = match (&spec.labels, &source) {

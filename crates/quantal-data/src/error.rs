@@ -49,7 +49,7 @@ pub enum Error {
         /// What was asked for.
         name: String,
         /// What is wrong.
-        message: &'static str,
+        message: String,
     },
     /// A preprocessing that is unreadable or contradicts itself or the model.
     #[error("preprocessing {name}: {message}")]

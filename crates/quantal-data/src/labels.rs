@@ -25,7 +25,13 @@ pub(crate) fn for_files(path: &Path, samples: &[PathBuf]) -> Result<Vec<Option<u
     for (line, file, label) in rows {
         let key = normal(&file);
         let name = key.rsplit('/').next().unwrap_or_default();
-        let Some(i) = by_path.get(&key).or_else(|| by_name.get(name)).copied().flatten() else {
+        // `train/images/a.png` is `a.png` and `images/a.png`, but `dog/1.png` is not `cat/1.png`.
+        let is_under = |&i: &usize| {
+            let own = normal(&samples[i].to_string_lossy());
+            !key.contains('/') || key.ends_with(&format!("/{own}"))
+        };
+        let by_tail = || by_name.get(name).copied().flatten().filter(is_under);
+        let Some(i) = by_path.get(&key).copied().flatten().or_else(by_tail) else {
             missing.push(file);
             continue;
         };
@@ -141,6 +147,7 @@ mod tests {
         assert_eq!(join("\u{feff}class,path\n7,\"./x/a, b.png\"\n", &["x/a, b.png"]).unwrap(), [Some(7)]);
         assert_eq!(join("path,class\ntrain/images/a.png,3", &["a.png"]).unwrap(), [Some(3)]);
         assert_eq!(join("file,label\nx/a.png,1\ny/a.png,2", &["x/a.png", "y/a.png"]).unwrap(), [Some(1), Some(2)]);
+        assert_eq!(join("file,label\nx/a.png,1\ny/a.png,2", &["x/a.png"]).unwrap(), [Some(1)]);
     }
 
     #[test]
@@ -152,6 +159,7 @@ mod tests {
         assert_eq!((*count, *total, first.as_str()), (2, 3, "`gone.png`, `lost.png`"));
         assert_eq!((*unlabelled, *samples), (1, 2));
         assert!(join("a.png,1\na.png,2", &["a.png"]).is_err());
+        assert!(matches!(join("y/a.png,2", &["x/a.png"]), Err(Error::LabelsOfOtherData { .. })));
         assert!(join("file,label\na.png,cat", &["a.png"]).unwrap_err().to_string().contains("line 2"));
         // The bare name is in two folders.
         assert!(join("a.png,1", &["x/a.png", "y/a.png"]).is_err());

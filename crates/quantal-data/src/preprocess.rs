@@ -241,19 +241,23 @@ impl Preprocess {
     /// What `--preprocess` means: the name of a preset, a preset with a crop (`imagenet:224`, `imagenet:240x320`, height
     /// first), or the path of a TOML file.
     pub fn from_argument(argument: &str) -> Result<Self, Error> {
-        let unknown = |message| Error::UnknownPreset { name: one_line(argument), message };
+        let unknown = |message: String| Error::UnknownPreset { name: one_line(argument), message };
         let (name, size) = argument.split_once(':').map_or((argument, None), |(n, s)| (n, Some(s)));
         let Some(preset) = PRESETS.iter().find(|p| p.name == name) else {
             let path = Path::new(argument);
-            return if path.exists() { Self::from_file(path) } else { Err(unknown("neither a preset nor a file")) };
+            return if path.exists() {
+                Self::from_file(path)
+            } else {
+                Err(unknown("neither a preset nor a file".to_owned()))
+            };
         };
         let mut preprocess = preset.preprocess();
         if let Some(size) = size {
             let (h, w) = size.split_once('x').unwrap_or((size, size));
-            let parse = |text: &str| text.parse().map_err(|_| unknown("the size is not a number"));
+            let parse = |text: &str| text.parse().map_err(|_| unknown("the size is not a number".to_owned()));
             preprocess.crop = Crop::Size([parse(h)?, parse(w)?]);
+            preprocess.check().map_err(|e| unknown(e.to_string()))?;
         }
-        preprocess.check()?;
         Ok(preprocess)
     }
 

@@ -40,7 +40,7 @@ pub(crate) fn sniff(head: &[u8]) -> Option<(&'static str, &'static str)> {
     })
 }
 
-/// Whether there is nothing but text: a model begins with the number of a field, which no text begins with.
+/// Whether there is nothing but text. Asked only of what could not be read as a model.
 fn is_text(head: &[u8]) -> bool {
     // The last character may be cut in two.
     let utf8 = str::from_utf8(head).map_or_else(|e| e.error_len().is_none(), |_| true);

@@ -11,6 +11,7 @@ pub(super) fn members(list: &Path, names: impl Iterator<Item = String>) -> Resul
     let bad = |message: String| Error::List { path: shown(list), message };
     let bytes = files::read(list, files::MAX_TEXT_BYTES)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| bad("the file is not UTF-8 text".to_owned()))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let wanted: BTreeSet<&str> = text.lines().filter(|l| !l.is_empty()).collect();
     if wanted.is_empty() {
         return Err(bad("the file names no sample".to_owned()));
