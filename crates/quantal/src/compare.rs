@@ -6,7 +6,7 @@ use crate::eval::scores;
 use crate::model::Model;
 use crate::quantize::highest;
 use quantal_data::Dataset;
-use quantal_ir::{Graph, Op, ValueId};
+use quantal_ir::{Dim, Graph, Op, ValueId};
 use quantal_ptq::Progress;
 use quantal_runtime::{Mode, Session, compile_observed};
 use quantal_tensor::Tensor;
@@ -42,6 +42,23 @@ pub struct LayerRow {
     pub sqnr_db: f64,
 }
 
+/// Whether `b` can be fed what `a` takes; why not, in words.
+fn check_inputs(a: &Model, b: &Model) -> Result<(), String> {
+    let value = |m: &Model, v: ValueId| (m.graph.value(v).name.escape_debug().to_string(), m.graph.value(v).clone());
+    let theirs: BTreeMap<_, _> = a.graph.inputs.iter().map(|&v| value(a, v)).collect();
+    for &v in &b.graph.inputs {
+        let (name, own) = value(b, v);
+        let Some(other) = theirs.get(&name) else { return Err(format!("its input `{name}` is none of {}", a.name)) };
+        let sizes = own.shape.iter().flatten().zip(other.shape.iter().flatten());
+        let same = |(x, y): (&Dim, &Dim)| x.known().zip(y.known()).is_none_or(|(x, y)| x == y);
+        let ranks = own.shape.as_ref().map(Vec::len).zip(other.shape.as_ref().map(Vec::len));
+        if own.dtype != other.dtype || ranks.is_some_and(|(x, y)| x != y) || !sizes.into_iter().all(same) {
+            return Err(format!("its input `{name}` has another type or shape than that of {}", a.name));
+        }
+    }
+    Ok(())
+}
+
 /// Runs `samples` of the data through both models. Values are matched by name; a value that the second model quantizes is
 /// compared after its DequantizeLinear, that is with the rounding in it.
 pub fn compare(
@@ -52,6 +69,13 @@ pub fn compare(
     engine: Engine,
     progress: &mut dyn Progress,
 ) -> Result<Comparison, Error> {
+    let unlike = |why: String| {
+        Error::job(
+            format!("{}: {why}", b.name),
+            &format!("it is fed what {} takes; compare models of one task", a.name),
+        )
+    };
+    check_inputs(a, b).map_err(unlike)?;
     let pairs = pairs(&a.graph, &b.graph);
     let session = |m: &Model, taps: &[ValueId]| {
         let program = compile_observed(&m.graph, Mode::Integer, engine.isa, taps)?;
@@ -73,13 +97,10 @@ pub fn compare(
                 }
             }
         };
-        let unlike = |why: String| {
-            Error::job(
-                format!("{}: {why}", b.name),
-                &format!("it is fed what {} takes; compare models of one task", a.name),
-            )
-        };
-        let out_b = run_b.run_taps(&feeds, &taps_b, &mut add).map_err(|e| unlike(e.to_string()))?;
+        let out_b = run_b.run_taps(&feeds, &taps_b, &mut add)?;
+        if out_a.len() != out_b.len() {
+            return Err(unlike(format!("it has {} outputs, {} {}", out_b.len(), a.name, out_a.len())));
+        }
         if let Some(((_, x), (name, y))) = out_a.iter().zip(&out_b).find(|((_, x), (_, y))| x.shape() != y.shape()) {
             let (name, x, y) = (name.escape_debug(), x.shape(), y.shape());
             return Err(unlike(format!("output `{name}` has shape {y:?}, that of {} {x:?}", a.name)));
