@@ -41,8 +41,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
                 causes.push(cause.to_string());
                 source = cause.source();
             }
-            let _ = printer::failure(&causes, e.hint().as_deref());
-            ExitCode::from(if e.is_usage() { 2 } else { 1 })
+            printer::failure(&causes, e.hint().as_deref(), e.is_usage())
         }
     }
 }

@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     match job.map(std::thread::JoinHandle::join) {
         Ok(Ok(code)) => code,
         Ok(Err(panic)) => internal_error(&*panic),
-        Err(e) => printer::failure(&[format!("cannot start a thread: {e}")], None),
+        Err(e) => printer::failure(&[format!("cannot start a thread: {e}")], None, false),
     }
 }
 
@@ -56,5 +56,9 @@ fn internal_error(panic: &(dyn Any + Send)) -> ExitCode {
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
     let place = PANIC_AT.lock().map(|p| p.clone()).unwrap_or_default();
     let message = format!("internal error in {place}: {}", text.escape_debug());
-    printer::failure(&[message], Some("this is a bug in quantal: please report it with the command and the model"))
+    printer::failure(
+        &[message],
+        Some("this is a bug in quantal: please report it with the command and the model"),
+        false,
+    )
 }

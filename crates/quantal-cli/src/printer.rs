@@ -12,7 +12,7 @@ pub(crate) fn out(text: &str) -> ExitCode {
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if e.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(e) => failure(&[format!("cannot write the result: {e}")], None),
+        Err(e) => failure(&[format!("cannot write the result: {e}")], None, false),
     }
 }
 
@@ -21,8 +21,8 @@ pub(crate) fn watched() -> bool {
     std::io::stderr().is_terminal()
 }
 
-/// Prints a failure, its causes and what to do, and gives exit code 1.
-pub(crate) fn failure(causes: &[String], hint: Option<&str>) -> ExitCode {
+/// Prints a failure, its causes and what to do, and gives exit code 1; 2 if the command meant nothing.
+pub(crate) fn failure(causes: &[String], hint: Option<&str>, usage: bool) -> ExitCode {
     let mut text = String::new();
     for (i, cause) in causes.iter().enumerate() {
         text += if i == 0 { "error: " } else { "  caused by: " };
@@ -33,7 +33,7 @@ pub(crate) fn failure(causes: &[String], hint: Option<&str>) -> ExitCode {
         text.extend(["\nhint: ", hint, "\n"]);
     }
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
-    ExitCode::from(1)
+    ExitCode::from(if usage { 2 } else { 1 })
 }
 
 /// Prints what is wrong with the command line.
