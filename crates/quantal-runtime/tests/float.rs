@@ -34,8 +34,10 @@ fn one_by_one(g: &GraphBuilder, feeds: &[(String, Tensor)]) -> BTreeMap<ValueId,
 
 fn close(found: &Tensor, expected: &Tensor, what: &str) {
     assert_eq!(found.shape(), expected.shape(), "{what}");
+    // Of the largest value: an output of a tile has the rounding of its neighbours.
+    let most = TOLERANCE * expected.as_slice::<f32>().iter().fold(1.0, |m: f32, x| m.max(x.abs()));
     for (i, (a, b)) in found.as_slice::<f32>().iter().zip(expected.as_slice::<f32>()).enumerate() {
-        assert!((a - b).abs() <= TOLERANCE * b.abs().max(1.0), "{what}: {a} instead of {b} at {i}");
+        assert!((a - b).abs() <= most, "{what}: {a} instead of {b} at {i}");
     }
 }
 
@@ -110,17 +112,21 @@ fn conv_add_relu_becomes_one_step_and_the_shortcut_another() {
 }
 
 #[test]
-fn a_large_value_before_a_depthwise_convolution_is_not_made_whole() {
-    let mut g = GraphBuilder::new(17);
-    let x = g.input("x", DType::F32, &[2, 3, 96, 70]);
-    let shape = [2, 48, 96, 70];
-    let a = conv(&mut g, x, &[48, 3, 1, 1], 0, 1, &shape);
-    let a = g.node(Op::Relu, &[a], Attrs::new());
-    let a = shaped(&mut g, a, &shape);
-    let b = conv(&mut g, a, &[48, 1, 3, 3], 1, 48, &shape);
-    let y = g.node(Op::Sigmoid, &[b], Attrs::new());
-    g.output(y);
-    assert_eq!(check(&g), ["to_channels_last", "conv_f32", "to_standard"]);
+fn a_large_value_before_a_depthwise_convolution_is_not_made_whole_unless_it_comes_in_tiles() {
+    let apart = ["to_channels_last", "conv_f32", "conv_f32", "to_standard"];
+    let together = ["to_channels_last", "conv_f32", "to_standard"];
+    for (channels, kernel, kinds) in [(3, 1, &together[..]), (16, 3, &apart[..])] {
+        let mut g = GraphBuilder::new(17);
+        let x = g.input("x", DType::F32, &[2, channels, 96, 70]);
+        let shape = [2, 48, 96, 70];
+        let a = conv(&mut g, x, &[48, channels, kernel, kernel], kernel as i64 / 2, 1, &shape);
+        let a = g.node(Op::Relu, &[a], Attrs::new());
+        let a = shaped(&mut g, a, &shape);
+        let b = conv(&mut g, a, &[48, 1, 3, 3], 1, 48, &shape);
+        let y = g.node(Op::Sigmoid, &[b], Attrs::new());
+        g.output(y);
+        assert_eq!(check(&g), kinds);
+    }
 }
 
 #[test]

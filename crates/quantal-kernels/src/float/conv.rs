@@ -19,8 +19,8 @@ enum Form {
 }
 
 impl PackedConv {
-    /// Packs a weight laid out as ONNX does, `[c_out, c_in / groups, kernel[0], kernel[1]]`, for images of about the size
-    /// of that of `g`: it decides between windows and tiles. Any image may follow.
+    /// Packs a weight laid out as ONNX does, `[c_out, c_in / groups, kernel[0], kernel[1]]`, for images of about the
+    /// size of that of `g`: it decides between windows and tiles. Any image may follow.
     ///
     /// # Panics
     /// When the geometry is not valid or `weight` is too short.
@@ -66,8 +66,10 @@ impl PackedConv {
 }
 
 /// Convolves `x` `[batch, h, w, c_in]` into `out` `[batch, h_out, w_out, c_out]`: each output is the chain over
-/// (ky, kx, channel), padding taking part as 0.0, or comes out of the tile that it is in. A residual has rows of output
-/// pixels.
+/// (ky, kx, channel), padding taking part as 0.0. A residual has rows of output pixels.
+///
+/// Where Winograd's tiles serve, an output comes out of the 4 × 4 that it lies in: its error is relative to the largest
+/// products of the tile's window, and what is not finite there reaches the whole tile.
 ///
 /// # Panics
 /// When the geometry is not valid or not that of `weight`, or a slice is too short for it.

@@ -26,7 +26,8 @@ const STRIP: usize = 1 << 16;
 /// into `out`: the same bits as [`conv`](super::conv()) and [`dwconv`](super::dwconv()) one after the other.
 ///
 /// # Panics
-/// When a geometry is not valid, of another kind or not that of its weight, the second does not begin where the first
+/// When a geometry is not valid, of another kind or not that of its weight, the first weight is
+/// [packed for tiles](PackedConv::goes_in_strips), the second does not begin where the first
 /// ends, or a slice is too short.
 pub fn conv_dw(
     isa: Isa,

@@ -241,8 +241,8 @@ impl Block<'_> {
         }
     }
 
-    /// Multiplies a gathered block of rows by every panel of a block of B; `first` and `last` of those whose products make
-    /// one sum.
+    /// Multiplies a gathered block of rows by every panel of a block of B, the `first` or `last` of those whose products
+    /// make one sum.
     ///
     /// # Safety
     /// As for `products`; `a` holds the rows' columns of the block.

@@ -36,7 +36,7 @@ impl PackedB {
     /// # Panics
     /// When `data` is too short for the strides, or memory ran out.
     pub fn pack(b: BView<'_>) -> Self {
-        let mut packed = Self { panels: Lines::Lasting(None), ..Self::default() };
+        let mut packed = Self::zeroed(0, 0, 1);
         packed.repack(b);
         packed
     }

@@ -21,8 +21,8 @@ use transform::{TileIn, TileOut, weights};
 
 /// Columns that are multiplied and transformed back at a time.
 const COLUMNS: usize = 64;
-/// Values of transformed windows and of products in a task, about: they are to stay in a level-2 cache.
-const TASK: usize = 1 << 18;
+/// Values of transformed windows and of products in a task, about: 1 MiB, to stay in a level-2 cache.
+const TASK_VALUES: usize = 1 << 18;
 
 /// Weights of a position, at most: 38 MB of all.
 const MOST_WEIGHTS: usize = 512 * 512;
@@ -34,19 +34,18 @@ pub(super) struct PackedTiles {
     c_out: usize,
 }
 
-/// Whether tiles serve `g` better than windows, by shape alone: enough channels to be worth the transforms, little that
-/// hangs over the edge, and enough tiles to be worth weights of four times the size, the more so where these leave a
-/// level-2 cache.
+/// Whether tiles serve `g` better than windows, by shape alone: enough channels to be worth the transforms, little
+/// that hangs over the edge, and enough tiles to be worth weights of four times the size, the more so where these
+/// leave a level-2 cache.
 pub(super) fn serves(g: &ConvGeometry) -> bool {
+    // First: with no channels, nothing bounds the sizes of an image.
+    if !is_plain(g) || g.c_in.min(g.c_out) < LANES || g.batch == 0 {
+        return false;
+    }
     let covered = |n: usize| n.div_ceil(OUT) * OUT;
     let fits = covered(g.h_out) * covered(g.w_out) <= 2 * g.h_out * g.w_out;
     let fewest = if g.c_in * g.c_out <= 128 * 128 { 4 } else { 9 };
-    is_plain(g)
-        && fits
-        && tile_count(g) >= fewest
-        && g.c_in.min(g.c_out) >= LANES
-        && g.c_in.is_multiple_of(blocks(g.c_in))
-        && g.c_in * g.c_out <= MOST_WEIGHTS
+    fits && tile_count(g) >= fewest && g.c_in.is_multiple_of(blocks(g.c_in)) && g.c_in * g.c_out <= MOST_WEIGHTS
 }
 
 /// Blocks of channels that a tile's rows are cut into.
@@ -85,8 +84,8 @@ impl PackedTiles {
 /// Convolves `x`, split over the threads.
 ///
 /// # Safety
-/// `x` covers the input of `g`, for which `weight` is packed; `out` is good for writing its output; the epilogue's slices
-/// cover that.
+/// `x` covers the input of `g`, for which `weight` is packed; `out` is good for writing its output; the epilogue's
+/// slices cover that.
 pub(super) unsafe fn tiles(
     row: &Row,
     g: &ConvGeometry,
@@ -100,7 +99,7 @@ pub(super) unsafe fn tiles(
     if tiles == 0 || parts == 0 {
         return;
     }
-    let most = (TASK / (POSITIONS * (g.c_in + COLUMNS))).max(TALLEST);
+    let most = (TASK_VALUES / (POSITIONS * (g.c_in + COLUMNS))).max(TALLEST);
     // Each task of a split by columns transforms the same windows: only where there are too few of them to share.
     let column_splits = if tiles >= 2 * row.tile_rows * threads.count() { 1 } else { threads.count().min(parts) };
     let row_splits = if column_splits == 1 { threads.count() } else { 1 };
@@ -157,11 +156,13 @@ impl Job<'_> {
                     let out = Shared::new(&mut products[position * count * COLUMNS..][..count * COLUMNS]);
                     let (epilogue, columns) = (&Epilogue::NONE, (0, b.n()));
                     let block = Block { row, b, column: 0, epilogue, out, ldc: COLUMNS, rows: (0, count), columns };
-                    // SAFETY: the matrix has `count` rows as deep as the block of `b`, and products as many of all columns.
+                    // SAFETY: the matrix has `count` rows as deep as the block of `b`, and there is room for as many
+                    // products in each column.
                     unsafe { block.sweep(&matrices[at(i)..], rows, inner == 0, inner + 1 == blocks) };
                 }
                 for (t, i) in tiles.clone().enumerate() {
-                    // SAFETY: the products of this tile at all positions are there; the rest is this function's contract.
+                    // SAFETY: the products of this tile at all positions are there; the rest is this function's
+                    // contract.
                     unsafe { self.finish(&Tile::new(g, i), &products[t * COLUMNS..], count, part * COLUMNS, b.n()) };
                 }
             }

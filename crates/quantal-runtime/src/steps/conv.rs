@@ -44,7 +44,12 @@ impl Conv {
         let shape = weight.shape();
         let values = weight.get::<f32>().ok_or_else(|| OpError::invalid("the weight is not float32"))?;
         let (c_out, c_in) = (shape[0], shape[1].saturating_mul(attrs.group));
-        let wrong = || OpError::invalid(format!("a weight of shape {shape:?} does not fit {} groups", attrs.group));
+        let wrong = || {
+            OpError::invalid(format!(
+                "a weight of shape {shape:?} does not fit the window or the {} groups",
+                attrs.group
+            ))
+        };
         if bias.as_ref().is_some_and(|b| b.len() != c_out) {
             return Err(OpError::invalid(format!("the bias must have {c_out} values")));
         }
@@ -67,7 +72,6 @@ impl Conv {
         let images = self.attrs.window.kernel.len() == 2 && before.attrs.window.kernel.len() == 2;
         let kinds = (&before.weight, &self.weight);
         images
-            && before.attrs.group == 1
             && !before.tail.residual
             && matches!(kinds, (Packed::Dense(first), Packed::Depthwise(_)) if first.goes_in_strips())
     }

@@ -24,8 +24,8 @@ fn reference(g: &ConvGeometry, x: &[f32], weight: &[f32], e: &Epilogue<'_>) -> V
     out
 }
 
-/// Far above the error of the transforms, 1e-6 of the deviation of a sum of products of two values evenly in −1 … 1, and
-/// far below what a wrong constant makes.
+/// Far above the error of the transforms, 1e-6 of the deviation of a sum of products of two values evenly in −1 … 1,
+/// and far below what a wrong constant makes.
 fn bound(g: &ConvGeometry) -> f64 {
     2e-5 * (g.k() as f64 / 9.0).sqrt()
 }
@@ -77,4 +77,22 @@ fn another_image_than_the_one_packed_for_is_tiled_alike() {
             assert!((f64::from(*got) - sum).abs() < bound(&g), "{h}x{w}: {got}, not {sum}");
         }
     }
+}
+
+#[test]
+fn the_points_keep_the_error_near_that_of_the_direct_sum() {
+    let g = ConvGeometry::new([1, 16, 16, 128], 16, [3, 3], [1, 1], [1, 1], [1; 4], 1).expect("valid");
+    // Packed for one window: not for tiles.
+    let direct = ConvGeometry::new([1, 3, 3, 128], 16, [3, 3], [1, 1], [1, 1], [0; 4], 1).expect("valid");
+    assert!(serves(&g) && !serves(&direct));
+    let (x, weight) = (random(16 * 16 * 128, 1), random(16 * g.k(), 2));
+    let expected = reference(&g, &x, &weight, &Epilogue::NONE);
+    let error = |packed_for: &ConvGeometry| {
+        let mut out = vec![0.0; expected.len()];
+        let packed = PackedConv::pack(packed_for, &weight);
+        conv(Isa::PORTABLE, &g, &x, &packed, &Epilogue::NONE, &mut out, &Threads::new(1));
+        out.iter().zip(&expected).map(|(got, sum)| (f64::from(*got) - sum).powi(2)).sum::<f64>().sqrt()
+    };
+    // 2.1 times; with the points 0, ±1, ±2 it is above 4.
+    assert!(error(&g) < 3.0 * error(&direct), "{} beside {}", error(&g), error(&direct));
 }

@@ -1,6 +1,6 @@
-//! The transforms of F(4×4, 3×3) in f32, with the points 0, ±3/4, ±3/2 and ∞: their constants are exact, and the error is
-//! a quarter of that with the usual 0, ±1, ±2 (what makes points good: Barabasz et al., "Error Analysis and Improving the
-//! Accuracy of Winograd Convolution for Deep Neural Networks", 2020). It is about twice that of the direct sum.
+//! The transforms of F(4×4, 3×3) in f32, with the points 0, ±3/4, ±3/2 and ∞: their constants are exact, and the error
+//! is half of that with the usual 0, ±1, ±2 and about twice that of the direct sum (what makes points good: Barabasz
+//! et al., "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks", 2020).
 //!
 //! In one dimension, four outputs of three taps are `y = Aᵀ[(G w) ⊙ (Bᵀ x)]`. With points 0, ±a, ±b and ∞:
 //!
