@@ -338,9 +338,14 @@ impl<'g> Lowering<'g> {
         Ok(slot)
     }
 
-    /// The layout in which a value was made.
+    /// The layout in which a value was made, or will be: a node that is put off makes that of what it reads.
     pub(crate) fn layout(&self, v: ValueId) -> Layout {
-        self.places[v.0 as usize].first.unwrap_or(Layout::Standard)
+        let made = self.places[v.0 as usize].first;
+        let source = || {
+            let id = self.uses.producer(v).filter(|id| self.deferred.contains(id))?;
+            self.places[self.graph.node(id).input(0)?.0 as usize].first
+        };
+        made.or_else(source).unwrap_or(Layout::Standard)
     }
 
     /// The sizes of an image along its spatial axes, where they are known.
