@@ -59,7 +59,7 @@ fn check_inputs(a: &Model, b: &Model) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs `samples` of the data through both models. Values are matched by name; a value that the second model quantizes is
+/// Runs `samples` of the data through both models. Values are matched by name and shape; one that a model quantizes is
 /// compared after its DequantizeLinear, that is with the rounding in it.
 pub fn compare(
     a: &Model,
@@ -81,9 +81,10 @@ pub fn compare(
         let program = compile_observed(&m.graph, Mode::Integer, engine.isa, taps)?;
         Ok::<_, Error>(Session::new(program, engine.threads))
     };
-    let (taps_a, taps_b): (Vec<ValueId>, Vec<ValueId>) = pairs.iter().copied().unzip();
+    let (taps_a, taps_b): (Vec<ValueId>, Vec<ValueId>) = pairs.iter().map(|p| (p.in_a, p.in_b)).unzip();
     let (mut run_a, mut run_b) = (session(a, &taps_a)?, session(b, &taps_b)?);
-    let mut layers = vec![SqnrSums::default(); pairs.len()];
+    // `None` until both were seen with one shape: values of unlike models may have names in common.
+    let mut layers: Vec<Option<SqnrSums>> = vec![None; pairs.len()];
     let (mut outputs, mut same) = (SqnrSums::default(), 0);
     progress.begin("comparing", Some(samples.len()));
     for sample in data.stream(samples) {
@@ -91,9 +92,9 @@ pub fn compare(
         let mut seen: BTreeMap<ValueId, Tensor> = BTreeMap::new();
         let out_a = run_a.run_taps(&feeds, &taps_a, &mut |v, t| drop(seen.insert(v, t.clone())))?;
         let mut add = |v: ValueId, t: &Tensor| {
-            for (i, pair) in pairs.iter().enumerate().filter(|(_, p)| p.1 == v) {
-                if let Some(reference) = seen.get(&pair.0).filter(|r| r.len() == t.len()) {
-                    layers[i].add(reference.as_slice(), t.as_slice());
+            for (i, pair) in pairs.iter().enumerate().filter(|(_, p)| p.in_b == v) {
+                if let Some(reference) = seen.get(&pair.in_a).filter(|r| r.shape() == t.shape()) {
+                    layers[i].get_or_insert_default().add(reference.as_slice(), t.as_slice());
                 }
             }
         };
@@ -115,10 +116,10 @@ pub fn compare(
     }
     progress.done();
     let uses = a.graph.uses();
-    let row = |(&(v, _), sums): (&(ValueId, ValueId), &SqnrSums)| LayerRow {
-        value: a.graph.value(v).name.escape_debug().to_string(),
-        op: uses.producer(v).map_or_else(|| "input".to_owned(), |p| a.graph.node(p).op_name()),
-        sqnr_db: sums.db(),
+    let row = |(pair, sums): (&Pair, &Option<SqnrSums>)| {
+        let op = uses.producer(pair.value).map_or_else(|| "input".to_owned(), |p| a.graph.node(p).op_name());
+        let value = a.graph.value(pair.value).name.escape_debug().to_string();
+        sums.as_ref().map(|sums| LayerRow { value, op, sqnr_db: sums.db() })
     };
     Ok(Comparison {
         a: a.name.clone(),
@@ -126,33 +127,73 @@ pub fn compare(
         samples: samples.len(),
         agreement: same as f64 / samples.len().max(1) as f64,
         output_sqnr_db: outputs.db(),
-        layers: pairs.iter().zip(&layers).map(row).collect(),
+        layers: pairs.iter().zip(&layers).filter_map(row).collect(),
     })
 }
 
-/// Values of one name in both graphs: in `a` as it is, in `b` after a DequantizeLinear if there is one.
-fn pairs(a: &Graph, b: &Graph) -> Vec<(ValueId, ValueId)> {
-    let mut in_b: BTreeMap<&str, ValueId> = BTreeMap::new();
-    let uses = b.uses();
-    for (_, q) in b.nodes().filter(|(_, n)| n.op == Op::QuantizeLinear) {
-        let (Some(x), Some(codes)) = (q.input(0), q.output(0)) else { continue };
-        let dq = uses.readers(codes).iter().map(|&r| b.node(r)).find(|n| n.op == Op::DequantizeLinear);
-        if let Some(y) = dq.and_then(|n| n.output(0)) {
-            in_b.insert(&b.value(x).name, y);
-        }
-    }
-    for (_, node) in b.nodes() {
-        for y in node.outputs.iter().flatten() {
-            in_b.entry(&b.value(*y).name).or_insert(*y);
-        }
-    }
+/// A value that both models have.
+struct Pair {
+    /// In the first model.
+    value: ValueId,
+    /// Where it is looked at in each.
+    in_a: ValueId,
+    in_b: ValueId,
+}
+
+/// The float values of `a` whose names `b` has too.
+fn pairs(a: &Graph, b: &Graph) -> Vec<Pair> {
+    let (all_a, all_b, uses) = (rounded(a), rounded(b), a.uses());
     let is_float = |v: ValueId| a.value(v).dtype == Some(quantal_tensor::DType::F32) && a.value(v).constant.is_none();
+    let is_rounding =
+        |v: ValueId| !a.is_output(v) && uses.producer(v).is_some_and(|p| a.node(p).op == Op::DequantizeLinear);
     let made = a.nodes().flat_map(|(_, n)| n.outputs.iter().flatten().copied().collect::<Vec<_>>());
-    a.inputs
-        .iter()
-        .copied()
-        .chain(made)
-        .filter(|&v| is_float(v))
-        .filter_map(|v| in_b.get(&*a.value(v).name).map(|&w| (v, w)))
-        .collect()
+    let values = a.inputs.iter().copied().chain(made).filter(|&v| is_float(v) && !is_rounding(v));
+    let pair = |value: ValueId| {
+        let name = &*a.value(value).name;
+        let in_a = all_a.get(name).copied().unwrap_or(value);
+        all_b.get(name).map(|&in_b| Pair { value, in_a, in_b })
+    };
+    values.filter_map(pair).collect()
+}
+
+/// The values of a graph by their names: where one is quantized, what its DequantizeLinear makes.
+fn rounded(graph: &Graph) -> BTreeMap<&str, ValueId> {
+    let (mut found, uses) = (BTreeMap::new(), graph.uses());
+    for (_, q) in graph.nodes().filter(|(_, n)| n.op == Op::QuantizeLinear) {
+        let (Some(x), Some(codes)) = (q.input(0), q.output(0)) else { continue };
+        let dq = uses.readers(codes).iter().map(|&r| graph.node(r)).find(|n| n.op == Op::DequantizeLinear);
+        if let Some(y) = dq.and_then(|n| n.output(0)) {
+            found.insert(&*graph.value(x).name, y);
+        }
+    }
+    for (_, node) in graph.nodes() {
+        for y in node.outputs.iter().flatten() {
+            found.entry(&*graph.value(*y).name).or_insert(*y);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quickstart::embedded;
+    use quantal_ptq::{Recipe, Silent};
+
+    #[test]
+    fn a_model_is_the_same_as_itself_at_every_value_and_its_int8_one_is_not() {
+        let (float, data, _) = embedded().unwrap();
+        let engine = Engine::detect(1).unwrap();
+        let made = crate::quantize(&float, &data, &Recipe::default(), engine, &mut Silent).unwrap();
+        let of = |a, b| compare(a, b, &data, &[0, 1], engine, &mut Silent).unwrap();
+        for model in [&float, &made.model] {
+            let same = of(model, model);
+            assert!(!same.layers.is_empty() && same.output_sqnr_db == f64::INFINITY);
+            for layer in &same.layers {
+                assert!(layer.sqnr_db == f64::INFINITY && layer.op != "DequantizeLinear", "{layer:?}");
+            }
+        }
+        let other = of(&float, &made.model);
+        assert!(other.output_sqnr_db.is_finite() && other.layers.iter().any(|l| l.sqnr_db.is_finite()));
+    }
 }
