@@ -156,6 +156,7 @@ pub struct Dataset {
     /// The samples in use: those that a list names, those with a label if a labels file was given. Indices into `source`.
     members: Vec<usize>,
     labels: Option<Vec<u32>>,
+    unlabelled: usize,
     about: String,
     /// Samples decoded at a time.
     chunk: usize,
@@ -284,8 +285,8 @@ impl Dataset {
             _ => String::new(),
         };
         let about = format!("{} {noun}{listed}{labelled}{treated}", members.len());
-        let path = spec.path.clone();
-        let mut dataset = Self { path, kind, source, inputs: inputs.to_vec(), members, labels, about, chunk: 1 };
+        let (path, inputs, unlabelled) = (spec.path.clone(), inputs.to_vec(), count - members.len());
+        let mut dataset = Self { path, kind, source, inputs, members, labels, unlabelled, about, chunk: 1 };
         let first = dataset.sample(0)?;
         let bytes: usize = first.feeds.iter().map(|(_, t)| t.bytes().len()).sum();
         dataset.chunk = (CHUNK_BYTES / bytes.max(1)).clamp(1, (2 * rayon::current_num_threads()).min(32));
@@ -295,6 +296,11 @@ impl Dataset {
     /// Number of samples.
     pub fn len(&self) -> usize {
         self.members.len()
+    }
+
+    /// Number of samples that are left out because a labels file does not list them.
+    pub fn unlabelled(&self) -> usize {
+        self.unlabelled
     }
 
     /// Never: a dataset without samples does not open.

@@ -130,14 +130,18 @@ impl Coverage {
         self.rows.iter().filter(|r| which(&r.status)).count()
     }
 
+    /// The status of what does the work of a node: of the node that it went into, if it was fused.
+    pub fn run_by<'a>(&'a self, row: &'a Row) -> &'a Status {
+        match &row.status {
+            Status::Fused { into } => self.row(*into).map_or(&row.status, |r| &r.status),
+            own => own,
+        }
+    }
+
     /// The part of all multiply-accumulates that runs in integers, 0 to 1; `None` if there are none or shapes are not
     /// known. A fused node counts as the node it went into.
     pub fn integer_mac_share(&self) -> Option<f64> {
-        let integer = |row: &Row| match &row.status {
-            Status::Integer { .. } => true,
-            Status::Fused { into } => self.row(*into).is_some_and(|r| matches!(r.status, Status::Integer { .. })),
-            Status::Folded | Status::Moves | Status::Float { .. } => false,
-        };
+        let integer = |row: &Row| matches!(self.run_by(row), Status::Integer { .. });
         let (mut all, mut in_integers) = (0_u128, 0_u128);
         for row in &self.rows {
             let macs = u128::from(row.macs?);

@@ -68,7 +68,8 @@ pub(super) fn quantize(a: &QuantizeArgs, as_json: bool) -> Result<String, Error>
     }
     made.model.save(&output)?;
     let output_bytes = std::fs::metadata(&output).map_or(0, |m| m.len());
-    let summary = text::Summary { report: &made.report, output: shown(&output), output_bytes, accuracy };
+    let unlabelled = evaluation.as_ref().map_or(0, Dataset::unlabelled);
+    let summary = text::Summary { report: &made.report, output: shown(&output), output_bytes, accuracy, unlabelled };
     let text = if as_json {
         json(&Searched { ladder: ladder.as_ref(), summary })
     } else {

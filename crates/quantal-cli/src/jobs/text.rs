@@ -77,8 +77,9 @@ fn coverage_table(c: &Coverage) -> String {
         let (what, why) = status(c, &row.status);
         let _ = writeln!(t, "  {what:8} {:20} {}  {why}", row.op, row.name.escape_debug());
     }
-    let float = c.count(|s| matches!(s, Status::Float { .. }));
-    let integer = c.count(|s| matches!(s, Status::Integer { .. } | Status::Fused { .. }));
+    let count = |which: fn(&Status) -> bool| c.rows.iter().filter(|r| which(c.run_by(r))).count();
+    let float = count(|s| matches!(s, Status::Float { .. }));
+    let integer = count(|s| matches!(s, Status::Integer { .. }));
     let share = c.integer_mac_share().map_or("unknown".to_owned(), |s| format!("{:.1} %", 100.0 * s));
     let _ =
         writeln!(t, "{} in integers, {float} in float; {share} of multiply-accumulates in integers", nodes(integer));
@@ -135,6 +136,9 @@ pub(super) struct Summary<'a> {
     pub(super) output_bytes: u64,
     /// Accuracy of the float and of the INT8 model, if it was asked for.
     pub(super) accuracy: Option<[Evaluation; 2]>,
+    /// Samples of the evaluation that have no label.
+    #[serde(skip)]
+    pub(super) unlabelled: usize,
 }
 
 pub(super) fn summary(s: &Summary<'_>) -> String {
@@ -159,7 +163,7 @@ pub(super) fn summary(s: &Summary<'_>) -> String {
         r.output_sqnr_db, r.agreeing, r.compared
     );
     if let Some([float, integer]) = &s.accuracy {
-        t += &accuracy(float, integer);
+        t += &accuracy(float, integer, s.unlabelled);
     }
     t += &speed(r);
     t
@@ -219,15 +223,25 @@ fn in_integers(r: &Report) -> String {
 /// Nodes in float that a person is shown.
 const MOST_FALLBACKS: usize = 8;
 
-fn accuracy(float: &Evaluation, integer: &Evaluation) -> String {
+fn accuracy(float: &Evaluation, integer: &Evaluation, unlabelled: usize) -> String {
     let (a, b) = (100.0 * float.top1, 100.0 * integer.top1);
     let changed = float.ranks.iter().zip(&integer.ranks).filter(|(x, y)| (**x == 0) != (**y == 0)).count();
-    format!(
+    let mut t = format!(
         "accuracy: top-1 {a:.2} % -> {b:.2} % ({:+.2} points; {changed} of {} answers changed)\n",
         b - a,
         float.count
-    )
+    );
+    if unlabelled > 0 {
+        let _ = writeln!(t, "note: {unlabelled} more samples of --eval have no label and do not count");
+    }
+    if float.top1 < FEW_RIGHT {
+        t += "note: the float model itself is seldom right: are these its preprocessing and its labels?\n";
+    }
+    t
 }
+
+/// Below this top-1 a float model is more likely fed wrongly than bad.
+const FEW_RIGHT: f64 = 0.2;
 
 fn speed(r: &Report) -> String {
     let Some([float, integer]) = &r.timing else { return String::new() };
