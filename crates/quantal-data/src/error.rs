@@ -218,7 +218,10 @@ impl Error {
                 "name each array as the model names its input: numpy.savez(path, input_name=array)"
             }
             Self::Type { .. } => "convert the array to the model's type before saving it",
-            Self::Shape { .. } => "arrays carry the batch dimension first",
+            Self::Shape { .. } => {
+                "arrays carry the batch dimension first; images have the size of the preprocessing's crop, which is best \
+                 left to the model"
+            }
             Self::Inputs { .. } => "save one .npz for each sample, with an array for each input",
             Self::Labels { .. } => "a labels file is a CSV with the header `file,label` and integer labels",
             Self::LabelsOfOtherData { .. } => "the names in the first column are relative to the data folder",

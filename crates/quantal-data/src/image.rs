@@ -99,9 +99,11 @@ impl Plan {
         }
         let [h, w] = self.crop.unwrap_or([pixels.h, pixels.w]);
         if h > pixels.h || w > pixels.w {
-            let message =
-                format!("{}x{} pixels are smaller than the crop of {h}x{w}; state a resize", pixels.h, pixels.w);
-            return Err(Error::image(name, message));
+            let message = format!(
+                "{}x{} pixels are smaller than the crop of {h}x{w}: it needs a resize, or is another model's",
+                pixels.h, pixels.w
+            );
+            return Err(Error::preprocess(format!("of `{name}`"), message));
         }
         let tensor = if self.input.dtype.is_float() {
             self.gather(name, &pixels, [h, w], |c| self.values(c))?

@@ -266,7 +266,11 @@ impl Preprocess {
         let name = format!("`{}`", shown(path));
         let bytes = files::read(path, 1 << 20)?;
         let text = std::str::from_utf8(&bytes).map_err(|_| Error::preprocess(&name, "the file is not UTF-8 text"))?;
-        let parsed: Self = toml::from_str(text).map_err(|e| Error::preprocess(&name, one_line(e.message())))?;
+        let parsed: Self = toml::from_str(text).map_err(|e| {
+            let line = e.span().map(|s| 1 + text[..s.start.min(text.len())].matches('\n').count());
+            let line = line.map_or_else(String::new, |line| format!("line {line}: "));
+            Error::preprocess(&name, format!("{line}{}", one_line(e.message())))
+        })?;
         parsed.check()?;
         Ok(parsed)
     }

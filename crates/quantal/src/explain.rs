@@ -19,8 +19,10 @@ pub struct Explanation {
     pub model: String,
     /// The recipe that every row differs from in one decision.
     pub base: Recipe,
-    /// What calibration saw.
+    /// What calibration drew its samples from.
     pub data: String,
+    /// How many it drew, where a row does not say otherwise.
+    pub calibrated: usize,
     /// What the rows were judged on.
     pub judged_on: String,
     /// Number of those samples.
@@ -102,6 +104,7 @@ pub fn explain(
         model: model.name.clone(),
         base: base.clone(),
         data: data.describe(),
+        calibrated: base.calibration.samples.min(data.len()),
         judged_on: held.data.describe(),
         samples: judge.len(),
         float_top1: judge.float_top1(),

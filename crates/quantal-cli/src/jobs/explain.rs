@@ -25,7 +25,9 @@ pub(super) fn explain(a: &ExplainArgs, as_json: bool) -> Result<String, Error> {
 
 fn table(e: &Explanation) -> String {
     let float = e.float_top1.map_or_else(String::new, |t| format!(", float top-1 {:.2} %", 100.0 * t));
-    let mut t = format!("{}: calibrated on {}, judged on {} of {}{float}\n", e.model, e.data, e.samples, e.judged_on);
+    let (judged, all) = (e.samples, &e.judged_on);
+    let mut t =
+        format!("{}: calibrated on {} of {}, judged on {judged} of {all}{float}\n", e.model, e.calibrated, e.data);
     t += "each row makes one decision in another way; = is the recipe they differ from, * the best of a decision\n";
     t += "ms is the least time of a sample, taken in turns with the float model's, not with other rows'\n";
     let mut decision = "";

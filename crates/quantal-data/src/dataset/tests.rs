@@ -59,7 +59,7 @@ fn images_are_cropped_normalized_and_joined_with_their_labels() {
     assert_eq!(last[0].feeds[0].1.shape(), [1, 4, 4, 3]);
     assert_eq!(last[0].feeds[0].1.as_slice::<f32>()[..3], [50.0 - 104.0, 1.0 - 117.0, 1.0 - 123.0]);
     // A crop that no image fills, a model of one channel, no preprocessing.
-    assert!(matches!(Dataset::open(&spec, &[input("x", DType::F32, &[0, 3, 8, 8])]), Err(Error::Image { .. })));
+    assert!(matches!(Dataset::open(&spec, &[input("x", DType::F32, &[0, 3, 8, 8])]), Err(Error::Preprocess { .. })));
     assert!(matches!(Dataset::open(&spec, &[input("x", DType::F32, &[0, 1, 4, 4])]), Err(Error::Preprocess { .. })));
     let error = open(folder.path(), &nchw).unwrap_err();
     assert!(error.hint().unwrap().contains("imagenet-lite"));
