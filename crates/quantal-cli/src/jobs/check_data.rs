@@ -3,9 +3,10 @@
 use super::{bar, dataset, engine, json, paths};
 use crate::args::{CheckDataArgs, DataArgs};
 use crate::printer;
-use quantal::data::Dataset;
+use quantal::data::{Dataset, shown};
 use quantal::{DataCheck, Distribution, Error, Model};
 use std::fmt::Write as _;
+use std::path::Path;
 
 pub(super) fn check_data(a: &CheckDataArgs, as_json: bool) -> Result<String, Error> {
     let engine = engine(&a.threads)?;
@@ -29,7 +30,7 @@ pub(super) fn check_data(a: &CheckDataArgs, as_json: bool) -> Result<String, Err
     if let Some(path) = &a.output {
         quantal::save_text(path, &lines(&found.picked))?;
     }
-    let text = if as_json { json(&found) } else { report(&found, pick) };
+    let text = if as_json { json(&found) } else { report(&found, pick, a.output.as_deref()) };
     if found.problems.is_empty() {
         return Ok(text);
     }
@@ -47,7 +48,7 @@ const MOST_NAMES: usize = 10;
 /// Rows that are shown of one list.
 const MOST_ROWS: usize = 5;
 
-fn report(c: &DataCheck, asked: usize) -> String {
+fn report(c: &DataCheck, asked: usize, output: Option<&Path>) -> String {
     let mut t = format!("{}: {}", c.model, c.data);
     if let Some(other) = &c.against {
         let _ = write!(t, ", against {other}");
@@ -84,8 +85,11 @@ fn report(c: &DataCheck, asked: usize) -> String {
     if !c.picked.is_empty() {
         let (count, all) = (c.picked.len(), c.samples);
         let short = if count < asked { format!(" ({asked} were asked for, no more are fit)") } else { String::new() };
-        let _ = writeln!(t, "\nthese {count} of the {all} samples cover them best{short}:");
-        t += &lines(&c.picked);
+        let what = format!("{count} of the {all} samples cover them best{short}");
+        match output {
+            Some(path) => _ = writeln!(t, "\n{what}; their names are in {}", shown(path)),
+            None => _ = writeln!(t, "\nthese {what}:\n{}", lines(&c.picked).trim_end()),
+        }
     }
     t
 }
@@ -109,6 +113,9 @@ fn figures(c: &DataCheck) -> String {
 }
 
 fn growth(c: &DataCheck) -> String {
+    if c.samples < quantal::LEAST_SAMPLES {
+        return format!("enough      cannot be told from {}: {} at least\n", c.samples, quantal::LEAST_SAMPLES);
+    }
     let mut t = format!(
         "enough      {} of {} samples: from there on, nine ranges in ten stay within 10 % of those of all\n",
         c.enough, c.samples
