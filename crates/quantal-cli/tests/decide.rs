@@ -89,7 +89,9 @@ fn an_override_that_changes_nothing_is_said() {
     let (recipe, out) = (recipe.to_str().unwrap(), out.to_str().unwrap());
     let made =
         quantal(&["quantize", &model, "--data", &data, "--samples", "4", "--recipe", recipe, "-o", out, "--json"]);
-    assert_eq!((&json(&made)["idle_overrides"], &json(&made)["integer_mac_share"]), (&[1].into(), &0.0.into()));
+    let made = json(&made);
+    assert_eq!((&made["idle_overrides"][0]["index"], &made["integer_mac_share"]), (&1.into(), &0.0.into()));
+    assert!(made["idle_overrides"][0]["why"].as_str().is_some_and(|why| why.contains("come first")));
 }
 
 #[test]

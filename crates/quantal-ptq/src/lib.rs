@@ -34,7 +34,7 @@ pub mod weights;
 pub use calibrate::{Calibration, calibrate};
 pub use error::{Error, Result};
 pub use observer::{Observer, Range, Statistics};
-pub use place::{Decision, Placement, Verdict, idle_overrides, place};
+pub use place::{Decision, IdleOverride, Placement, Verdict, idle_overrides, place};
 pub use progress::{Progress, Silent};
 pub use quantize::{CalibrationSummary, Prepared, Quantized, Rearranged, RoundedWeight, prepare, quantize};
 pub use recipe::Recipe;

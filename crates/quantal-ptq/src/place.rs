@@ -133,9 +133,17 @@ pub fn place_except(graph: &Graph, recipe: &Recipe, exceptions: &BTreeMap<NodeId
     Ok(Placement { plan, groups: groups.into_iter().map(|(g, _)| g).collect(), products, norms, decisions })
 }
 
-/// The places, in the recipe, of exceptions that change nothing: their nodes run in float anyway, nothing that they make
-/// is held in codes, or others come first.
-pub fn idle_overrides(graph: &Graph, recipe: &Recipe) -> Result<Vec<usize>> {
+/// An exception of a recipe that changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct IdleOverride {
+    /// Its place in the recipe.
+    pub index: usize,
+    /// Why, in words.
+    pub why: &'static str,
+}
+
+/// The exceptions that change nothing.
+pub fn idle_overrides(graph: &Graph, recipe: &Recipe) -> Result<Vec<IdleOverride>> {
     let choices = |recipe: &Recipe| -> Result<_> {
         let Placement { plan, groups, .. } = place(graph, recipe)?;
         let schemes: Vec<(ValueId, Scheme)> = plan.encodings.iter().map(|(&v, e)| (v, e.scheme)).collect();
@@ -148,10 +156,17 @@ pub fn idle_overrides(graph: &Graph, recipe: &Recipe) -> Result<Vec<usize>> {
     let (mut kept, mut idle) = (recipe.clone(), Vec::new());
     for i in (0..recipe.overrides.len()).rev() {
         let exception = kept.overrides.remove(i);
-        if first.contains(&i) && choices(&kept)? != all {
-            kept.overrides.insert(i, exception);
+        if !first.contains(&i) {
+            idle.push(IdleOverride { index: i, why: "others come first for all of its nodes" });
+        } else if choices(&kept)? == all {
+            let why = if exception.fallback {
+                "its nodes run in float anyway"
+            } else {
+                "what its nodes make is not held in codes, or only behind the Relu or Clip that follows"
+            };
+            idle.push(IdleOverride { index: i, why });
         } else {
-            idle.push(i);
+            kept.overrides.insert(i, exception);
         }
     }
     idle.reverse();

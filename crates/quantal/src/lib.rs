@@ -47,7 +47,7 @@ pub use inspect::{Inspection, OpRow, QuantizedValue, ValueRow, inspect};
 pub use judge::Outcome;
 pub use model::{Model, save_npz, save_text};
 pub use quantal_data as data;
-pub use quantal_ptq::{Progress, Recipe, Silent};
+pub use quantal_ptq::{IdleOverride, Progress, Recipe, Silent};
 pub use quantal_runtime::{Coverage, Mode, Reason, Session, Status, coverage};
 pub use quantal_tensor::{DType, Tensor, bytes::set_memory_limit};
 pub use quantize::{

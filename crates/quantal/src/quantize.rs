@@ -9,7 +9,7 @@ use crate::prepare::canonical;
 use quantal_data::Dataset;
 use quantal_ir::passes::Change;
 use quantal_ir::{Graph, cost};
-use quantal_ptq::{Prepared, Progress, Quantized, Recipe, Runs, Verdict};
+use quantal_ptq::{IdleOverride, Prepared, Progress, Quantized, Recipe, Runs, Verdict};
 use quantal_runtime::{Coverage, Mode, Session};
 use quantal_tensor::Tensor;
 use quantal_tensor::stats::SqnrSums;
@@ -41,7 +41,7 @@ pub struct Report {
     pub samples: usize,
     /// Which of the recipe's overrides change nothing, counted from 0.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub idle_overrides: Vec<usize>,
+    pub idle_overrides: Vec<IdleOverride>,
     /// Rewrites before quantization: how often each pass changed something.
     pub passes: BTreeMap<&'static str, usize>,
     /// One entry for each node that was decided on.

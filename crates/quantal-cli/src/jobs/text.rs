@@ -148,9 +148,9 @@ pub(super) fn summary(s: &Summary<'_>) -> String {
     if r.samples < quantal::LEAST_SAMPLES {
         t += "note: so few samples leave ranges to chance; `quantal check-data` says how many are enough\n";
     }
-    for &i in &r.idle_overrides {
+    for &quantal::IdleOverride { index: i, why } in &r.idle_overrides {
         let node = r.recipe.overrides[i].node.escape_debug();
-        let _ = writeln!(t, "note: `overrides[{i}]`, for `{node}`, changes nothing in this model");
+        let _ = writeln!(t, "note: `overrides[{i}]`, for `{node}`, changes nothing in this model: {why}");
     }
     t += &passes(r);
     t += &rearranged(r);
