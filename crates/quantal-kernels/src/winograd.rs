@@ -2,7 +2,8 @@
 //! (Winograd, "Arithmetic Complexity of Computations", 1980; Lavin and Gray, "Fast Algorithms for Convolutional Neural
 //! Networks", 2015).
 
-use crate::ConvGeometry;
+use crate::{ConvGeometry, Threads};
+use std::ops::Range;
 
 /// Outputs of a tile along one axis.
 pub(crate) const OUT: usize = 4;
@@ -14,6 +15,33 @@ pub(crate) const POSITIONS: usize = IN * IN;
 /// Whether the transforms fit.
 pub(crate) fn is_plain(g: &ConvGeometry) -> bool {
     g.kernel == [3, 3] && g.stride == [1, 1] && g.dilation == [1, 1] && g.groups == 1
+}
+
+/// Whether at most as much of the tiles hangs over the edge as lies in the image.
+pub(crate) fn covers_well(g: &ConvGeometry) -> bool {
+    let covered = |n: usize| n.div_ceil(OUT) * OUT;
+    covered(g.h_out) * covered(g.w_out) <= 2 * g.h_out * g.w_out
+}
+
+/// Splits `tiles` × `panels` of columns over the threads: into blocks of at most `most` tiles, or fewer where that many
+/// threads share them. With fewer than two runs of `rows` tiles for each thread columns are split instead, for each
+/// task of such a split transforms the same tiles.
+pub(crate) fn for_blocks(
+    (tiles, panels): (usize, usize),
+    (rows, most): (usize, usize),
+    threads: &Threads,
+    run: &(dyn Fn(Range<usize>, Range<usize>) + Sync),
+) {
+    if tiles == 0 || panels == 0 {
+        return;
+    }
+    let column_splits = if tiles >= 2 * rows * threads.count() { 1 } else { threads.count().min(panels) };
+    let row_splits = if column_splits == 1 { threads.count() } else { 1 };
+    let blocks = tiles.div_ceil(most).next_multiple_of(row_splits).min(tiles);
+    let part = |i: usize, count: usize, all: usize| i * all / count..(i + 1) * all / count;
+    threads.parallel_for(blocks * column_splits, &|task| {
+        run(part(task % blocks, blocks, tiles), part(task / blocks, column_splits, panels));
+    });
 }
 
 /// Number of tiles that cover the output.

@@ -22,7 +22,7 @@ use crate::error::KernelError;
 use crate::gemm::epilogue::{Block, Columns, RawEpilogue, finish};
 use crate::gemm::tile::{TileArgs, fetch};
 use crate::kernel::{MAX_MR, cost};
-use crate::winograd::{IN, OUT, POSITIONS, Tile, is_plain, tile_count};
+use crate::winograd::{IN, OUT, POSITIONS, Tile, covers_well, for_blocks, is_plain, tile_count};
 use crate::{ConvGeometry, Isa, Level, Threads};
 pub use rows::{WINOGRAD_KERNELS, WinogradKernel};
 use transform::{InputArgs, MOST_SUM, OutputArgs};
@@ -44,11 +44,9 @@ pub fn select(isa: Isa, g: &ConvGeometry) -> Option<&'static WinogradKernel> {
         Level::AvxVnni | Level::Avx512Vnni => (32, 128 * 128),
         Level::Portable | Level::Avx2 | Level::Amx | Level::Neon | Level::NeonDot => (16, 256 * 256),
     };
-    let covered = |n: usize| n.div_ceil(OUT) * OUT;
-    let fits = covered(g.h_out) * covered(g.w_out) <= 2 * g.h_out * g.w_out;
     let deep = g.c_in.min(g.c_out) >= fewest_channels && g.c_in * g.c_out <= most_weights;
     let kernels = WINOGRAD_KERNELS.iter().copied().filter(|k| k.product.level == isa.level());
-    kernels.filter(|_| is_plain(g) && fits && deep).min_by_key(|k| cost(&k.product, g.c_out))
+    kernels.filter(|_| is_plain(g) && covers_well(g) && deep).min_by_key(|k| cost(&k.product, g.c_out))
 }
 
 /// Weights `[c_out, c_in, 3, 3]`, transformed and packed: for each panel of columns and each position, steps of two
@@ -130,23 +128,10 @@ pub(super) struct Job<'a> {
 
 /// Computes `job`.
 pub(super) fn run(job: &Job, threads: &Threads) {
-    let (g, nr) = (job.g, job.weights.kernel.product.nr);
-    let (tiles, panels) = (tile_count(g), g.c_out.div_ceil(nr));
-    if tiles == 0 || panels == 0 {
-        return;
-    }
-    let most = (BLOCK_BYTES / (POSITIONS * (row_bytes(g.c_in) + 4 * nr))).clamp(MAX_MR, 64);
-    let mr = job.weights.kernel.product.mr;
-    // Each task of a split by columns transforms the same tiles: only where there are too few of them to share.
-    let column_splits = if tiles >= 2 * mr * threads.count() { 1 } else { threads.count().min(panels) };
-    let row_splits = if column_splits == 1 { threads.count() } else { 1 };
-    let blocks = tiles.div_ceil(most).next_multiple_of(row_splits).min(tiles);
-    let task = |i: usize| {
-        let (block, split) = (i % blocks, i / blocks);
-        let tiles = block * tiles / blocks..(block + 1) * tiles / blocks;
-        run_block(job, tiles, split * panels / column_splits..(split + 1) * panels / column_splits);
-    };
-    if blocks * column_splits == 1 { task(0) } else { threads.parallel_for(blocks * column_splits, &task) }
+    let (g, product) = (job.g, &job.weights.kernel.product);
+    let most = (BLOCK_BYTES / (POSITIONS * (row_bytes(g.c_in) + 4 * product.nr))).clamp(MAX_MR, 64);
+    let parts = (tile_count(g), g.c_out.div_ceil(product.nr));
+    for_blocks(parts, (product.mr, most), threads, &|tiles, panels| run_block(job, tiles, panels));
 }
 
 /// Bytes from one row of a transformed input to the next: whole registers, whole cache lines, and an odd number of

@@ -14,7 +14,7 @@ use super::rows::Row;
 use super::scratch::{Shared, with_scratch};
 use super::tile::{A_STRIDE, K_BLOCK};
 use super::unary;
-use crate::winograd::{OUT, POSITIONS, Tile, is_plain, tile_count};
+use crate::winograd::{POSITIONS, Tile, covers_well, for_blocks, is_plain, tile_count};
 use crate::{ConvGeometry, Threads};
 use std::ops::Range;
 use transform::{TileIn, TileOut, weights};
@@ -42,10 +42,11 @@ pub(super) fn serves(g: &ConvGeometry) -> bool {
     if !is_plain(g) || g.c_in.min(g.c_out) < LANES || g.batch == 0 {
         return false;
     }
-    let covered = |n: usize| n.div_ceil(OUT) * OUT;
-    let fits = covered(g.h_out) * covered(g.w_out) <= 2 * g.h_out * g.w_out;
     let fewest = if g.c_in * g.c_out <= 128 * 128 { 4 } else { 9 };
-    fits && tile_count(g) >= fewest && g.c_in.is_multiple_of(blocks(g.c_in)) && g.c_in * g.c_out <= MOST_WEIGHTS
+    covers_well(g)
+        && tile_count(g) >= fewest
+        && g.c_in.is_multiple_of(blocks(g.c_in))
+        && g.c_in * g.c_out <= MOST_WEIGHTS
 }
 
 /// Blocks of channels that a tile's rows are cut into.
@@ -95,19 +96,9 @@ pub(super) unsafe fn tiles(
     out: Shared,
     threads: &Threads,
 ) {
-    let (tiles, parts) = (tile_count(g), weight.columns.len());
-    if tiles == 0 || parts == 0 {
-        return;
-    }
     let most = (TASK_VALUES / (POSITIONS * (g.c_in + COLUMNS))).max(TALLEST);
-    // Each task of a split by columns transforms the same windows: only where there are too few of them to share.
-    let column_splits = if tiles >= 2 * row.tile_rows * threads.count() { 1 } else { threads.count().min(parts) };
-    let row_splits = if column_splits == 1 { threads.count() } else { 1 };
-    let blocks = tiles.div_ceil(most).next_multiple_of(row_splits).min(tiles);
-    threads.parallel_for(blocks * column_splits, &|task| {
-        let (block, split) = (task % blocks, task / blocks);
-        let tiles = block * tiles / blocks..(block + 1) * tiles / blocks;
-        let parts = split * parts / column_splits..(split + 1) * parts / column_splits;
+    let parts = (tile_count(g), weight.columns.len());
+    for_blocks(parts, (row.tile_rows, most), threads, &|tiles, parts| {
         // SAFETY: the contract of this function; no two tasks share tiles and columns.
         unsafe { Job { row, g, x, weight, epilogue, out }.run(tiles, parts) };
     });
