@@ -144,6 +144,9 @@ pub struct IdleOverride {
 
 /// The exceptions that change nothing.
 pub fn idle_overrides(graph: &Graph, recipe: &Recipe) -> Result<Vec<IdleOverride>> {
+    if recipe.overrides.is_empty() {
+        return Ok(Vec::new());
+    }
     let choices = |recipe: &Recipe| -> Result<_> {
         let Placement { plan, groups, .. } = place(graph, recipe)?;
         let schemes: Vec<(ValueId, Scheme)> = plan.encodings.iter().map(|(&v, e)| (v, e.scheme)).collect();

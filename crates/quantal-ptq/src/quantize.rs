@@ -12,6 +12,7 @@ use crate::rounding::{Rounded, round_weights};
 use crate::smooth_quant::{Smoothed, smooth};
 use crate::watch::Runs;
 use crate::weights::set_weights;
+use quantal_ir::graph::Uses;
 use quantal_ir::qdq::insert_qdq;
 use quantal_ir::{Encoding, Graph, NodeId, Op, Params, QuantPlan, ValueId};
 use quantal_kernels::Isa;
@@ -148,12 +149,13 @@ impl Prepared {
     /// recipe and the observed values keep there.
     pub fn quantize(&self, float: &BTreeMap<NodeId, String>) -> Result<Quantized> {
         let Self { graph, rearranged, recipe, calibration, rounded, isa } = self;
-        let mut exceptions = float.clone();
+        let (mut exceptions, uses) = (float.clone(), graph.uses());
         let placement = loop {
             let placement = place_except(graph, recipe, &exceptions)?;
-            let mut found = exposed_norms(graph, &placement, calibration, recipe);
-            found.extend(self.drowned(&placement)?);
-            found.extend(self.unseen(&placement));
+            let heads = heads(&placement);
+            let mut found = self.exposed(&placement, &uses);
+            found.extend(self.drowned(&placement, &uses, &heads)?);
+            found.extend(self.unseen(&placement, &uses, &heads));
             let known = exceptions.len();
             found.extend(exceptions);
             exceptions = found;
@@ -200,11 +202,29 @@ impl Prepared {
         Ok(Quantized { graph, float: corrected, plan, decisions, rearranged, calibration })
     }
 
+    /// The normalizations whose input would drown in its rounding, the sums that make it, and why.
+    fn exposed(&self, placement: &Placement, uses: &Uses) -> BTreeMap<NodeId, String> {
+        let Self { graph, recipe, calibration, .. } = self;
+        let limit = recipe.activations.min_norm_sqnr_db;
+        let mut found = BTreeMap::new();
+        for (id, v) in &placement.norms {
+            let Some(sqnr) = calibration.spreads.get(v).map(|s| s.sqnr_db(255)) else { continue };
+            if sqnr < f64::from(limit) {
+                let name = graph.value(*v).name.escape_debug();
+                let why = format!(
+                    "one scale for `{name}` would hold its faintest rows within {sqnr:.1} dB; the recipe asks for {limit}"
+                );
+                let sum = uses.producer(*v).filter(|&p| graph.node(p).op == Op::Add);
+                found.extend([Some(*id), sum].into_iter().flatten().map(|id| (id, why.clone())));
+            }
+        }
+        found
+    }
+
     /// The nodes that would read codes of what was float when calibration looked: a stream that is back in codes beyond a
     /// branch that has none. Such values have no range.
-    fn unseen(&self, placement: &Placement) -> BTreeMap<NodeId, String> {
+    fn unseen(&self, placement: &Placement, uses: &Uses, heads: &Heads) -> BTreeMap<NodeId, String> {
         let Self { graph, calibration, .. } = self;
-        let (uses, heads) = (graph.uses(), heads(placement));
         let seen = |v: &ValueId| graph.value(*v).constant.is_some() || calibration.observed.contains_key(v);
         let sources = placement.groups.iter().filter(|g| g.pinned.is_none()).flat_map(|g| &g.sources);
         let mut found = BTreeMap::new();
@@ -216,9 +236,9 @@ impl Prepared {
     }
 
     /// The nodes that make or read values most of whose channels would drown in the rounding of the others, and why.
-    fn drowned(&self, placement: &Placement) -> Result<BTreeMap<NodeId, String>> {
+    fn drowned(&self, placement: &Placement, uses: &Uses, heads: &Heads) -> Result<BTreeMap<NodeId, String>> {
         let Self { graph, recipe, calibration, .. } = self;
-        let (limit, uses, heads) = (recipe.activations.min_channel_sqnr_db, graph.uses(), heads(placement));
+        let limit = recipe.activations.min_channel_sqnr_db;
         let mut found = BTreeMap::new();
         for group in &placement.groups {
             let scheme = placement.plan.encodings[&group.members[0]].scheme;
@@ -244,36 +264,15 @@ impl Prepared {
 }
 
 /// For each node that runs in integers, the one that does it.
-fn heads(placement: &Placement) -> BTreeMap<NodeId, NodeId> {
+type Heads = BTreeMap<NodeId, NodeId>;
+
+fn heads(placement: &Placement) -> Heads {
     let head = |d: &Decision| match d.verdict {
         Verdict::Integer => Some((d.node, d.node)),
         Verdict::Fused(head) => Some((d.node, head)),
         Verdict::Float | Verdict::Untouched => None,
     };
     placement.decisions.iter().filter_map(head).collect()
-}
-
-/// The normalizations whose input would drown in its rounding, the sums that make it, and why.
-fn exposed_norms(
-    graph: &Graph,
-    placement: &Placement,
-    calibration: &Calibration,
-    recipe: &Recipe,
-) -> BTreeMap<NodeId, String> {
-    let (limit, uses) = (recipe.activations.min_norm_sqnr_db, graph.uses());
-    let mut found = BTreeMap::new();
-    for (id, v) in &placement.norms {
-        let Some(sqnr) = calibration.spreads.get(v).map(|s| s.sqnr_db(255)) else { continue };
-        if sqnr < f64::from(limit) {
-            let name = graph.value(*v).name.escape_debug();
-            let why = format!(
-                "one scale for `{name}` would hold its faintest rows within {sqnr:.1} dB; the recipe asks for {limit}"
-            );
-            let sum = uses.producer(*v).filter(|&p| graph.node(p).op == Op::Add);
-            found.extend([Some(*id), sum].into_iter().flatten().map(|id| (id, why.clone())));
-        }
-    }
-    found
 }
 
 #[cfg(test)]
