@@ -62,6 +62,11 @@ impl Build {
         self.binary(Op::Conv, x, w)
     }
 
+    pub(crate) fn norm(&mut self, name: &str, x: ValueId, n: usize) -> ValueId {
+        let (gamma, beta) = (self.constant("gamma", &[n]), self.constant("beta", &[n]));
+        self.named(Op::LayerNormalization, name, &[x, gamma, beta], Attrs::new())
+    }
+
     pub(crate) fn matmul(&mut self, x: ValueId, n: usize) -> ValueId {
         let w = self.constant("w", &[n, n]);
         self.binary(Op::MatMul, x, w)
@@ -335,10 +340,9 @@ fn products_of_rows_quantized_while_running_have_weights_in_the_plan_alone() {
 fn a_norm_that_is_left_out_takes_the_sum_before_it_along() {
     let mut b = Build::new();
     let x = b.input("x", &[1, 4, 8]);
-    let (gamma, beta) = (b.constant("gamma", &[8]), b.constant("beta", &[8]));
     let (a, c) = (b.matmul(x, 8), b.matmul(x, 8));
     let sum = b.named(Op::Add, "sum", &[a, c], Attrs::new());
-    let norm = b.named(Op::LayerNormalization, "norm", &[sum, gamma, beta], Attrs::new());
+    let norm = b.norm("norm", sum, 8);
     let y = b.matmul(norm, 8);
     b.graph.outputs = vec![y];
     let all = place(&b.graph, &Recipe::default()).unwrap();
@@ -357,18 +361,17 @@ fn a_residual_stream_is_back_in_codes_once_they_hold_it() {
     // sum0 = a + b, exposed; sum1 = sum0 + W·norm0; sum2 = sum1 + W·norm1.
     let mut b = Build::new();
     let x = b.input("x", &[1, 4, 8]);
-    let (gamma, beta) = (b.constant("gamma", &[8]), b.constant("beta", &[8]));
     let mut stream = b.matmul(x, 8);
     for i in 0..3 {
         let branch = if i == 0 {
             b.matmul(x, 8)
         } else {
-            let norm = b.named(Op::LayerNormalization, &format!("norm{}", i - 1), &[stream, gamma, beta], Attrs::new());
+            let norm = b.norm(&format!("norm{}", i - 1), stream, 8);
             b.matmul(norm, 8)
         };
         stream = b.named(Op::Add, &format!("sum{i}"), &[stream, branch], Attrs::new());
     }
-    let norm = b.named(Op::LayerNormalization, "norm2", &[stream, gamma, beta], Attrs::new());
+    let norm = b.norm("norm2", stream, 8);
     let y = b.matmul(norm, 8);
     b.graph.outputs = vec![y];
     let id = |name: &str| b.graph.nodes().find(|(_, n)| &*n.name == name).unwrap().0;
