@@ -26,4 +26,4 @@ pub use dataset::{DataSpec, Dataset, Kind, Sample};
 pub use error::{Error, shown};
 pub use fit::{InputSpec, feeds_from_arrays};
 pub use metric::Accuracy;
-pub use preprocess::Preprocess;
+pub use preprocess::{Preprocess, toml_line};

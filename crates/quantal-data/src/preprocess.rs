@@ -153,6 +153,11 @@ fn one() -> Vec<f32> {
     vec![1.0]
 }
 
+/// The line of a TOML text, from 1, that could not be read.
+pub fn toml_line(text: &str, error: &toml::de::Error) -> Option<usize> {
+    error.span().map(|s| 1 + text[..s.start.min(text.len())].matches('\n').count())
+}
+
 /// A preprocessing with a name.
 #[derive(Debug)]
 pub struct Preset {
@@ -267,8 +272,7 @@ impl Preprocess {
         let bytes = files::read(path, 1 << 20)?;
         let text = std::str::from_utf8(&bytes).map_err(|_| Error::preprocess(&name, "the file is not UTF-8 text"))?;
         let parsed: Self = toml::from_str(text).map_err(|e| {
-            let line = e.span().map(|s| 1 + text[..s.start.min(text.len())].matches('\n').count());
-            let line = line.map_or_else(String::new, |line| format!("line {line}: "));
+            let line = toml_line(text, &e).map_or_else(String::new, |line| format!("line {line}: "));
             Error::preprocess(&name, format!("{line}{}", one_line(e.message())))
         })?;
         parsed.check()?;

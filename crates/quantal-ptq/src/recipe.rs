@@ -272,7 +272,7 @@ impl Recipe {
     /// Reads a recipe from the text of a TOML file.
     pub fn from_toml(text: &str) -> Result<Self> {
         let recipe: Self = toml::from_str(text).map_err(|e| {
-            let line = e.span().map(|s| 1 + text[..s.start.min(text.len())].matches('\n').count());
+            let line = quantal_data::toml_line(text, &e);
             Error::RecipeText { line, message: e.message().trim().replace('\n', ", ") }
         })?;
         recipe.check()?;
