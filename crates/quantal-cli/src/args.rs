@@ -4,7 +4,7 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use quantal::bench::Problem;
 use quantal::data::shown;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// INT8 quantization of ONNX models that truly run in INT8
 #[derive(Parser, Debug)]
@@ -258,6 +258,13 @@ pub(crate) struct DataArgs {
     /// The tokenizer.json for text [default: the one beside the model]
     #[arg(long, value_name = "FILE", value_parser = existing())]
     pub(crate) tokenizer: Option<PathBuf>,
+}
+
+impl DataArgs {
+    /// Other data, treated alike: all of it.
+    pub(crate) fn at(&self, path: &Path) -> Self {
+        Self { data: path.to_owned(), only: None, ..self.clone() }
+    }
 }
 
 #[derive(clap::Args, Debug)]

@@ -78,6 +78,18 @@ fn dataset(a: &DataArgs, model_path: &Path, model: &Model) -> Result<Dataset, Er
     Ok(Dataset::open(&spec, &model.inputs()?)?)
 }
 
+/// Opens the data, and other data to judge on, treated alike: the labels are those of the latter, if it is given.
+fn data_and_evaluation(
+    a: &DataArgs,
+    eval: Option<&Path>,
+    model_path: &Path,
+    model: &Model,
+) -> Result<(Dataset, Option<Dataset>), Error> {
+    let Some(eval) = eval else { return Ok((dataset(a, model_path, model)?, None)) };
+    let data = dataset(&DataArgs { labels: None, ..a.clone() }, model_path, model)?;
+    Ok((data, Some(dataset(&a.at(eval), model_path, model)?)))
+}
+
 fn eval(a: &EvalArgs, as_json: bool) -> Result<String, Error> {
     let model = Model::open(&a.model)?;
     let data = dataset(&a.data, &a.model, &model)?;

@@ -15,11 +15,7 @@ pub(super) fn check_data(a: &CheckDataArgs, as_json: bool) -> Result<String, Err
     let model = Model::open(&a.model)?;
     let data = dataset(&a.data, &a.model, &model)?;
     let against = match &a.against {
-        Some(path) => Some(dataset(
-            &DataArgs { data: path.clone(), labels: None, only: None, ..a.data.clone() },
-            &a.model,
-            &model,
-        )?),
+        Some(path) => Some(dataset(&DataArgs { labels: None, ..a.data.at(path) }, &a.model, &model)?),
         None => None,
     };
     let members = |data: &Dataset| data.pick(a.samples.map_or(data.len(), |n| n as usize), 0);

@@ -1,7 +1,7 @@
 //! `quantal explain`, as people read it.
 
-use super::{bar, dataset, engine, json, text};
-use crate::args::{DataArgs, ExplainArgs};
+use super::{bar, data_and_evaluation, engine, json, text};
+use crate::args::ExplainArgs;
 use quantal::{Error, Explanation, HeldOut, Model};
 use std::fmt::Write as _;
 
@@ -9,12 +9,7 @@ pub(super) fn explain(a: &ExplainArgs, as_json: bool) -> Result<String, Error> {
     let engine = engine(&a.threads)?;
     let mut recipe = quantal::load_recipe(&a.recipe)?;
     let model = Model::open(&a.model)?;
-    let labels = if a.eval.is_some() { None } else { a.data.labels.clone() };
-    let data = dataset(&DataArgs { labels, ..a.data.clone() }, &a.model, &model)?;
-    let evaluation = match &a.eval {
-        Some(path) => Some(dataset(&DataArgs { data: path.clone(), only: None, ..a.data.clone() }, &a.model, &model)?),
-        None => None,
-    };
+    let (data, evaluation) = data_and_evaluation(&a.data, a.eval.as_deref(), &a.model, &model)?;
     let held = match &evaluation {
         Some(data) => HeldOut::all(data),
         None => HeldOut::rest(&data, &mut recipe.calibration),

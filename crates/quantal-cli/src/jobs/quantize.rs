@@ -1,7 +1,7 @@
 //! `quantal quantize`: with a budget, the search for a recipe that keeps to it.
 
-use super::{bar, dataset, engine, json, paths, text};
-use crate::args::{DataArgs, QuantizeArgs};
+use super::{bar, data_and_evaluation, engine, json, paths, text};
+use crate::args::QuantizeArgs;
 use crate::printer;
 use quantal::data::{Dataset, shown};
 use quantal::{Budget, Engine, Error, HeldOut, Ladder, Mode, Model, Quantization, Recipe};
@@ -21,13 +21,8 @@ pub(super) fn quantize(a: &QuantizeArgs, as_json: bool) -> Result<String, Error>
         return Err(Error::usage("--labels are those of --eval, which is not given", "calibration needs no labels"));
     }
     let model = Model::open(&a.model)?;
-    // The labels, if there are any, are those of the evaluation; a search without one judges by the rest of the data.
-    let labels = if a.eval.is_some() { None } else { a.data.labels.clone() };
-    let data = dataset(&DataArgs { labels, ..a.data.clone() }, &a.model, &model)?;
-    let evaluation = match &a.eval {
-        Some(path) => Some(dataset(&DataArgs { data: path.clone(), only: None, ..a.data.clone() }, &a.model, &model)?),
-        None => None,
-    };
+    // A search without an evaluation judges by the rest of the data.
+    let (data, evaluation) = data_and_evaluation(&a.data, a.eval.as_deref(), &a.model, &model)?;
     if let Some(data) = &evaluation {
         quantal::check_labelled(data)?;
     }
