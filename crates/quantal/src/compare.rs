@@ -44,15 +44,16 @@ pub struct LayerRow {
 
 /// Whether `b` can be fed what `a` takes; why not, in words.
 fn check_inputs(a: &Model, b: &Model) -> Result<(), String> {
-    let value = |m: &Model, v: ValueId| (m.graph.value(v).name.escape_debug().to_string(), m.graph.value(v).clone());
-    let theirs: BTreeMap<_, _> = a.graph.inputs.iter().map(|&v| value(a, v)).collect();
-    for &v in &b.graph.inputs {
-        let (name, own) = value(b, v);
-        let Some(other) = theirs.get(&name) else { return Err(format!("its input `{name}` is none of {}", a.name)) };
-        let sizes = own.shape.iter().flatten().zip(other.shape.iter().flatten());
+    let theirs: BTreeMap<&str, _> = a.graph.inputs.iter().map(|&v| a.graph.value(v)).map(|v| (&*v.name, v)).collect();
+    for own in b.graph.inputs.iter().map(|&v| b.graph.value(v)) {
+        let name = own.name.escape_debug();
+        let Some(other) = theirs.get(&*own.name) else {
+            return Err(format!("its input `{name}` is none of {}", a.name));
+        };
+        let mut sizes = own.shape.iter().flatten().zip(other.shape.iter().flatten());
         let same = |(x, y): (&Dim, &Dim)| x.known().zip(y.known()).is_none_or(|(x, y)| x == y);
-        let ranks = own.shape.as_ref().map(Vec::len).zip(other.shape.as_ref().map(Vec::len));
-        if own.dtype != other.dtype || ranks.is_some_and(|(x, y)| x != y) || !sizes.into_iter().all(same) {
+        let ranks = own.rank().zip(other.rank());
+        if own.dtype != other.dtype || ranks.is_some_and(|(x, y)| x != y) || !sizes.all(same) {
             return Err(format!("its input `{name}` has another type or shape than that of {}", a.name));
         }
     }
