@@ -73,6 +73,13 @@ pub fn quantize_interleaved(
     for (x, out) in x[..n].chunks_exact(size).zip(out[..n].chunks_exact_mut(size)) {
         for_chunks(out, PIXELS * channels, 4 * size, threads, |i, out| {
             let count = out.len() / channels;
+            if channels == 3 {
+                let x = [0, 1, 2].map(|c| x[c * pixels + i * PIXELS..][..count].as_ptr());
+                let (zero_point, out) = (y.zero_point, out.as_mut_ptr());
+                // SAFETY: each of `x` holds `count` floats, and `out` three bytes for each.
+                unsafe { quantize_triples(isa, x, &Floats { x: x[0], n: count, scale, zero_point, lo, hi, out }) }
+                return;
+            }
             let mut planes = [[0; PIXELS]; MAX_PLANES];
             for (c, plane) in planes[..channels].iter_mut().enumerate() {
                 let x = &x[c * pixels + i * PIXELS..][..count];
@@ -155,19 +162,60 @@ isa_fn! {
 unsafe fn quantize_body<S: Simd>(args: &Floats) {
     for i in (0..args.n).step_by(S::LANES) {
         let left = args.n - i;
-        // SAFETY: `quantize_span`'s contract; a last part is copied to and from the stack.
+        // SAFETY: `quantize_span`'s contract.
         unsafe {
-            let mut last = [0.0; 16];
-            let mut from = args.x.add(i);
-            if left < S::LANES {
-                std::ptr::copy_nonoverlapping(from, last.as_mut_ptr(), left);
-                from = last.as_ptr();
-            }
-            let steps = S::zero_nan(S::div_f(S::load_f(from), S::splat_f(args.scale)));
-            let code = S::clamp_round(steps, S::splat_f(args.lo), S::splat_f(args.hi));
-            let code = S::add(code, S::splat(args.zero_point));
+            let code = codes::<S>(args, args.x.add(i), left);
             store_tail!(S::LANES, u8, args.out.add(i), left, |p| S::store_bytes(p, code));
         }
+    }
+}
+
+isa_fn! {
+    /// Three planes to the codes of pixels.
+    ///
+    /// # Safety
+    /// Each of `x` is valid for `n` elements, and `out` for three times as many.
+    unsafe fn quantize_triples(x: [*const f32; 3], args: &Floats) = quantize_triples_body
+}
+
+/// # Safety
+/// As [`quantize_triples`] and [`Simd`].
+#[inline(always)]
+unsafe fn quantize_triples_body<S: Simd>(x: [*const f32; 3], args: &Floats) {
+    for i in (0..args.n).step_by(S::LANES) {
+        let left = args.n - i;
+        // SAFETY: `quantize_triples`' contract; a last part is copied from the stack.
+        unsafe {
+            let [a, b, c] = x;
+            let pixels =
+                [codes::<S>(args, a.add(i), left), codes::<S>(args, b.add(i), left), codes::<S>(args, c.add(i), left)];
+            let (to, mut last) = (args.out.add(3 * i), [0; 48]);
+            if left < S::LANES {
+                S::store_triples(last.as_mut_ptr(), pixels);
+                std::ptr::copy_nonoverlapping(last.as_ptr(), to, 3 * left);
+            } else {
+                S::store_triples(to, pixels);
+            }
+        }
+    }
+}
+
+/// The codes of a register of floats, of which `left` are there.
+///
+/// # Safety
+/// As [`Simd`]; `from` is valid for `left` floats.
+#[inline(always)]
+unsafe fn codes<S: Simd>(args: &Floats, mut from: *const f32, left: usize) -> S::I {
+    // SAFETY: the caller's promise; a last part is copied to the stack.
+    unsafe {
+        let mut last = [0.0; 16];
+        if left < S::LANES {
+            std::ptr::copy_nonoverlapping(from, last.as_mut_ptr(), left);
+            from = last.as_ptr();
+        }
+        let steps = S::zero_nan(S::div_f(S::load_f(from), S::splat_f(args.scale)));
+        let code = S::clamp_round(steps, S::splat_f(args.lo), S::splat_f(args.hi));
+        S::add(code, S::splat(args.zero_point))
     }
 }
 

@@ -62,6 +62,19 @@ pub(crate) trait Simd: Copy {
     unsafe fn load_s8(p: *const u8) -> Self::I;
     /// The low byte of each lane.
     unsafe fn store_bytes(p: *mut u8, v: Self::I);
+    /// The low bytes of three registers in turns, `3·LANES` of them.
+    unsafe fn store_triples(p: *mut u8, v: [Self::I; 3]) {
+        // SAFETY: no register has more than 16 lanes; the rest is the trait's contract.
+        unsafe {
+            let mut bytes = [[0; 16]; 3];
+            for (bytes, v) in bytes.iter_mut().zip(v) {
+                Self::store_bytes(bytes.as_mut_ptr(), v);
+            }
+            for i in 0..Self::LANES {
+                p.add(3 * i).cast::<[u8; 3]>().write(bytes.map(|b| b[i]));
+            }
+        }
+    }
     /// `acc[i] + x0[i]·w[2i] + x1[i]·w[2i+1]` for bytes `x0`, `x1` (two's complement if `SIGNED`) and `2·LANES` weights.
     unsafe fn dot_two<const SIGNED: bool>(acc: Self::I, x0: *const u8, x1: *const u8, w: *const i16) -> Self::I;
     /// `out[r·ld + c] = table[x[r·ld + c]]` for `[rows, cols, ld]`. `x` and `out` are the same or do not overlap, and

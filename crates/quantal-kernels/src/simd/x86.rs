@@ -1,19 +1,22 @@
 //! AVX2 and AVX-512 registers.
 
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, __m512, __m512i, _CMP_ORD_Q, _mm_loadl_epi64, _mm_loadu_si128, _mm_storel_epi64,
-    _mm_storeu_si128, _mm_unpackhi_epi8, _mm_unpacklo_epi8, _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps,
-    _mm256_andnot_ps, _mm256_castsi128_si256, _mm256_castsi256_si128, _mm256_cmp_ps, _mm256_cvtepi8_epi16,
-    _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi16, _mm256_cvtepu8_epi32, _mm256_cvtps_epi32,
-    _mm256_div_ps, _mm256_i32gather_epi32, _mm256_inserti128_si256, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_madd_epi16, _mm256_max_epi32, _mm256_max_ps, _mm256_min_epi32, _mm256_min_ps, _mm256_mul_ps,
-    _mm256_mullo_epi32, _mm256_permutevar8x32_epi32, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi8,
-    _mm256_setr_epi32, _mm256_shuffle_epi8, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi32, _mm512_abs_ps,
-    _mm512_add_epi32, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_cvtepi8_epi16, _mm512_cvtepi8_epi32,
-    _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi16, _mm512_cvtepu8_epi32, _mm512_cvtps_epi32,
-    _mm512_div_ps, _mm512_dpwssd_epi32, _mm512_i32gather_epi32, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_maskz_mov_ps, _mm512_max_epi32, _mm512_max_ps, _mm512_min_epi32, _mm512_min_ps, _mm512_mul_ps,
-    _mm512_mullo_epi32, _mm512_set1_epi32, _mm512_set1_ps, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi32,
+    __m128i, __m256, __m256i, __m512, __m512i, _CMP_ORD_Q, _mm_loadl_epi64, _mm_loadu_si128, _mm_setr_epi8,
+    _mm_storel_epi64, _mm_storeu_si128, _mm_unpackhi_epi8, _mm_unpacklo_epi8, _mm256_add_epi32, _mm256_add_ps,
+    _mm256_and_ps, _mm256_and_si256, _mm256_andnot_ps, _mm256_broadcastsi128_si256, _mm256_castsi128_si256,
+    _mm256_castsi256_si128, _mm256_cmp_ps, _mm256_cvtepi8_epi16, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps,
+    _mm256_cvtepu8_epi16, _mm256_cvtepu8_epi32, _mm256_cvtps_epi32, _mm256_div_ps, _mm256_extracti128_si256,
+    _mm256_i32gather_epi32, _mm256_inserti128_si256, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16,
+    _mm256_max_epi32, _mm256_max_ps, _mm256_min_epi32, _mm256_min_ps, _mm256_mul_ps, _mm256_mullo_epi32,
+    _mm256_or_si256, _mm256_permutevar8x32_epi32, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi8,
+    _mm256_setr_epi32, _mm256_shuffle_epi8, _mm256_slli_epi32, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi32,
+    _mm512_abs_ps, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_cmp_ps_mask,
+    _mm512_cvtepi8_epi16, _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi16,
+    _mm512_cvtepu8_epi32, _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpwssd_epi32, _mm512_i32gather_epi32,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_epi32, _mm512_maskz_mov_ps, _mm512_max_epi32,
+    _mm512_max_ps, _mm512_min_epi32, _mm512_min_ps, _mm512_mul_ps, _mm512_mullo_epi32, _mm512_or_si512,
+    _mm512_permutexvar_epi32, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_shuffle_epi8,
+    _mm512_slli_epi32, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi32,
 };
 
 use super::Simd;
@@ -70,6 +73,20 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn store_triples(p: *mut u8, [a, b, c]: [__m256i; 3]) {
+        // SAFETY: the trait's contract: 24 bytes.
+        unsafe {
+            let low = _mm256_set1_epi32(255);
+            let (a, b) = (_mm256_and_si256(a, low), _mm256_slli_epi32::<8>(_mm256_and_si256(b, low)));
+            let quads = _mm256_or_si256(_mm256_or_si256(a, b), _mm256_slli_epi32::<16>(c));
+            let triples = _mm256_shuffle_epi8(quads, _mm256_broadcastsi128_si256(three_of_four()));
+            let dense = _mm256_permutevar8x32_epi32(triples, _mm256_setr_epi32(0, 1, 2, 4, 5, 6, 7, 7));
+            _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(dense));
+            _mm_storel_epi64(p.add(16).cast(), _mm256_extracti128_si256::<1>(dense));
+        }
+    }
+
+    #[inline(always)]
     unsafe fn dot_two<const SIGNED: bool>(acc: __m256i, x0: *const u8, x1: *const u8, w: *const i16) -> __m256i {
         // SAFETY: the trait's contract: 8 bytes at each x, 16 weights.
         unsafe {
@@ -103,6 +120,16 @@ unsafe fn low_bytes(v: __m256i) -> __m128i {
     }
 }
 
+/// The shuffle that leaves three bytes of each four.
+///
+/// # Safety
+/// None beyond the CPU's: every x86-64 has it.
+#[inline(always)]
+unsafe fn three_of_four() -> __m128i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1) }
+}
+
 impl Simd for Avx512 {
     const LANES: usize = 16;
     type I = __m512i;
@@ -132,6 +159,19 @@ impl Simd for Avx512 {
         load_u8(p: *const u8) -> __m512i = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
         load_s8(p: *const u8) -> __m512i = _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()));
         store_bytes(p: *mut u8, v: __m512i) = _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(v));
+    }
+
+    #[inline(always)]
+    unsafe fn store_triples(p: *mut u8, [a, b, c]: [__m512i; 3]) {
+        // SAFETY: the trait's contract: 48 bytes.
+        unsafe {
+            let low = _mm512_set1_epi32(255);
+            let (a, b) = (_mm512_and_si512(a, low), _mm512_slli_epi32::<8>(_mm512_and_si512(b, low)));
+            let quads = _mm512_or_si512(_mm512_or_si512(a, b), _mm512_slli_epi32::<16>(c));
+            let triples = _mm512_shuffle_epi8(quads, _mm512_broadcast_i32x4(three_of_four()));
+            let order = _mm512_setr_epi32(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 15, 15, 15, 15);
+            _mm512_mask_storeu_epi32(p.cast(), 0xfff, _mm512_permutexvar_epi32(order, triples));
+        }
     }
 
     #[inline(always)]
