@@ -52,22 +52,48 @@ fn window_taps(g: &ConvGeometry, axis: usize, at: usize, pad: usize, limit: usiz
     (clip(0)..clip(limit as isize).max(clip(0)), origin)
 }
 
-/// Calls `each` with the channels of every input pixel under output pixel `pixel`.
-fn for_each<'a>(g: &ConvGeometry, x: &'a [u8], pixel: usize, mut each: impl FnMut(&'a [u8])) {
-    let (image, py, px) = place(g, pixel);
-    let (rows, top) = window_taps(g, 0, py, g.pads[0], g.h);
-    let (cols, left) = window_taps(g, 1, px, g.pads[1], g.w);
-    for ky in rows {
-        let y = (top + (ky * g.dilation[0]) as isize) as usize;
-        for kx in cols.clone() {
-            let at = (left + (kx * g.dilation[1]) as isize) as usize;
-            each(&x[((image * g.h + y) * g.w + at) * g.c_in..][..g.c_in]);
+/// An output pixel: image, row and column.
+type Place = [usize; 3];
+
+/// The output pixels from number `first` on, without a division for each.
+fn places(g: &ConvGeometry, first: usize) -> impl Iterator<Item = Place> {
+    let (w, h) = (g.w_out, g.h_out);
+    let first = [first / (h * w), first / w % h, first % w];
+    std::iter::successors(Some(first), move |&[image, py, px]| {
+        Some(match (px + 1 == w, py + 1 == h) {
+            (false, _) => [image, py, px + 1],
+            (true, false) => [image, py + 1, 0],
+            (true, true) => [image + 1, 0, 0],
+        })
+    })
+}
+
+/// The taps inside the image for each row and each column of the output, as [`window_taps`] gives them.
+struct Taps {
+    rows: Vec<(Range<usize>, isize)>,
+    columns: Vec<(Range<usize>, isize)>,
+}
+
+impl Taps {
+    fn new(g: &ConvGeometry) -> Self {
+        Self {
+            rows: (0..g.h_out).map(|y| window_taps(g, 0, y, g.pads[0], g.h)).collect(),
+            columns: (0..g.w_out).map(|x| window_taps(g, 1, x, g.pads[1], g.w)).collect(),
         }
     }
 }
 
-fn place(g: &ConvGeometry, pixel: usize) -> (usize, usize, usize) {
-    (pixel / (g.h_out * g.w_out), pixel / g.w_out % g.h_out, pixel % g.w_out)
+/// Calls `each` with the channels of every input pixel under output pixel `place`.
+fn for_each<'a>(g: &ConvGeometry, taps: &Taps, x: &'a [u8], place: Place, mut each: impl FnMut(&'a [u8])) {
+    let [image, py, px] = place;
+    let ((rows, top), (columns, left)) = (&taps.rows[py], &taps.columns[px]);
+    for ky in rows.clone() {
+        let y = (top + (ky * g.dilation[0]) as isize) as usize;
+        for kx in columns.clone() {
+            let at = (left + (kx * g.dilation[1]) as isize) as usize;
+            each(&x[((image * g.h + y) * g.w + at) * g.c_in..][..g.c_in]);
+        }
+    }
 }
 
 /// The largest code under each window; where a window covers no pixel, the smallest code there is.
@@ -87,16 +113,16 @@ pub fn max_pool(
     if n == 0 {
         return Ok(());
     }
-    let taps = g.kernel[0] * g.kernel[1];
+    let (taps, under) = (g.kernel[0] * g.kernel[1], Taps::new(g));
     let rows = rows_per_task(n / c, c * taps / 8, threads);
     for_chunks(&mut out[..n], rows * c, n * taps, threads, |i, out| {
-        for (r, to) in out.chunks_exact_mut(c).enumerate() {
-            if c >= WIDEST && larger_window(isa, x, signed, g, i * rows + r, to) {
+        for (to, place) in out.chunks_exact_mut(c).zip(places(g, i * rows)) {
+            if c >= WIDEST && largest_of_window(isa, x, signed, g, &under, place, to) {
                 continue;
             }
             to.fill(if signed { 0x80 } else { 0 });
             // SAFETY: `to` and `from` are both `c` bytes.
-            for_each(g, x, i * rows + r, |from| unsafe {
+            for_each(g, &under, x, place, |from| unsafe {
                 keep_larger(isa, to.as_mut_ptr(), from.as_ptr(), c, signed);
             });
         }
@@ -104,11 +130,17 @@ pub fn max_pool(
     Ok(())
 }
 
-/// The largest codes under output pixel `pixel`, of at least [`WIDEST`] channels; false if there are none under it.
-fn larger_window(isa: Isa, x: &[u8], signed: bool, g: &ConvGeometry, pixel: usize, to: &mut [u8]) -> bool {
-    let (image, py, px) = place(g, pixel);
-    let (rows, top) = window_taps(g, 0, py, g.pads[0], g.h);
-    let (cols, left) = window_taps(g, 1, px, g.pads[1], g.w);
+/// The largest codes under output pixel `place`, of at least [`WIDEST`] channels; false if there are none under it.
+fn largest_of_window(
+    isa: Isa,
+    x: &[u8],
+    signed: bool,
+    g: &ConvGeometry,
+    under: &Taps,
+    [image, py, px]: Place,
+    to: &mut [u8],
+) -> bool {
+    let ((rows, top), (cols, left)) = (&under.rows[py], &under.columns[px]);
     if rows.is_empty() || cols.is_empty() {
         return false;
     }
@@ -224,6 +256,7 @@ pub fn avg_pool(
     if taps > MAX_MEAN {
         return Err(KernelError::TooDeep { k: taps, most: MAX_MEAN });
     }
+    let under = Taps::new(g);
     let c = g.c_in;
     if n == 0 {
         return Ok(());
@@ -231,11 +264,10 @@ pub fn avg_pool(
     let rows = rows_per_task(n / c, c * taps / 4, threads);
     for_chunks(&mut out[..n], rows * c, n * taps, threads, |i, out| {
         with_sums(c, |sums| {
-            for (r, to) in out.chunks_exact_mut(c).enumerate() {
-                let pixel = i * rows + r;
+            for (to, place) in out.chunks_exact_mut(c).zip(places(g, i * rows)) {
                 sums.fill(0);
                 let mut inside = 0;
-                for_each(g, x, pixel, |from| {
+                for_each(g, &under, x, place, |from| {
                     inside += 1;
                     // SAFETY: `sums` and `from` both hold `c` elements.
                     unsafe { add_codes(isa, sums.as_mut_ptr(), from.as_ptr(), c, signed) }
@@ -243,7 +275,7 @@ pub fn avg_pool(
                 let count = match divisor {
                     Divisor::Inside => inside as usize,
                     Divisor::Padded => {
-                        let (_, py, px) = place(g, pixel);
+                        let [_, py, px] = place;
                         let within = |axis: usize, at: usize, length: usize| {
                             window_taps(g, axis, at, 0, g.pads[axis] + length + g.pads[axis + 2]).0.len()
                         };
