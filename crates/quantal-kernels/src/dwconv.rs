@@ -79,6 +79,11 @@ impl PackedDwConv {
         self.isa
     }
 
+    /// Whether its best kernel also serves an output whose rows are further apart than its channels.
+    pub fn writes_rows_apart(&self) -> bool {
+        self.strips.as_ref().is_none_or(Strips::writes_rows_apart)
+    }
+
     /// The kernel's name, for coverage and profiles.
     pub fn kernel(&self) -> &'static str {
         self.strips.as_ref().map_or("dwconv_u8s8u8_general", Strips::name)

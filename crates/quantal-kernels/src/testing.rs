@@ -56,6 +56,11 @@ impl Seeded {
     }
 }
 
+/// Rows of `n` elements, each with `gap` more that nobody may touch after it.
+pub(crate) fn apart<T: Copy>(rows: &[T], n: usize, gap: usize, untouched: T) -> Vec<T> {
+    rows.chunks(n).flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(untouched, gap))).collect()
+}
+
 /// The code that a byte holds.
 pub(crate) fn code(byte: u8, signed: bool) -> i32 {
     if signed { i32::from(byte as i8) } else { i32::from(byte) }

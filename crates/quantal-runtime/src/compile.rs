@@ -6,7 +6,7 @@ use crate::defaults::Defaults;
 use crate::error::{Error, Result};
 use crate::float;
 use crate::fold;
-use crate::fuse;
+use crate::fuse::{self, Joined, Readers};
 use crate::layout::{Layout, moved};
 use crate::lower::{self, Lowered, Rooted, Transposed};
 use crate::ops::OpError;
@@ -119,6 +119,8 @@ pub(crate) struct Lowering<'g> {
     pub(crate) transposed: BTreeMap<ValueId, Transposed>,
     /// Codes of rows that are quantized while running: where they and their scales lie.
     pub(crate) rows: BTreeMap<ValueId, (SlotId, SlotId)>,
+    /// Concats whose parts may be written in place.
+    pub(crate) joined: Vec<Joined>,
     /// The node being lowered.
     current: Option<NodeId>,
     /// For moves of constants.
@@ -159,6 +161,7 @@ impl<'g> Lowering<'g> {
             tables: BTreeMap::new(),
             transposed: BTreeMap::new(),
             rows: BTreeMap::new(),
+            joined: Vec::new(),
             current: None,
             pool: Pool::default(),
         }
@@ -195,7 +198,9 @@ impl<'g> Lowering<'g> {
         }
         let handed_out: Vec<SlotId> = outputs.iter().map(|o| o.slot).collect();
         let looked_at: Vec<SlotId> = observed.iter().map(|o| o.1).collect();
-        fuse::quantize_moved(&mut self.steps, self.slots.len(), &[&handed_out[..], &looked_at].concat());
+        let readers = Readers::of(&self.steps, self.slots.len(), &[&handed_out[..], &looked_at].concat());
+        fuse::quantize_moved(&mut self.steps, &readers);
+        fuse::join(&mut self.steps, &readers, &self.joined);
         let steps = with_frees(self.steps, self.slots.len(), &handed_out, &looked_at);
         let rows = graph.nodes().map(|(id, node)| Row {
             node: id,

@@ -70,16 +70,32 @@ impl Seen {
 }
 
 /// What a step did that read `inputs` and made `outputs`.
-pub(crate) fn work(program: &Program, row: &StepRow, inputs: &[Option<Seen>], outputs: &[Tensor]) -> Work {
+pub(crate) fn work(program: &Program, row: &StepRow, mut inputs: &[Option<Seen>], outputs: &[Tensor]) -> Work {
+    let mut outputs: Vec<Seen> = outputs.iter().map(Seen::of).collect();
+    if let (Some((columns, begun)), Some(whole)) = (filled(&row.step), outputs.first_mut())
+        && let Some(last) = whole.shape.last_mut()
+    {
+        whole.bytes = whole.bytes / (*last).max(1) as u64 * columns as u64;
+        *last = columns;
+        inputs = &inputs[usize::from(begun)..];
+    }
     let (x, y) = (inputs.first().and_then(Option::as_ref), outputs.first());
     let x = x.map_or(&[][..], |seen| &seen.shape);
     let mut work = match y {
-        Some(y) => of_step(&row.step, program.isa, x, y.shape(), || plain_shape(program, row, y)),
+        Some(y) => of_step(&row.step, program.isa, x, &y.shape, || plain_shape(program, row, &y.shape)),
         None => Work { kernel: row.step.name(), unit: None, shape: String::new(), macs: 0, bytes: 0 },
     };
-    work.bytes += inputs.iter().flatten().map(|seen| seen.bytes).sum::<u64>();
-    work.bytes += outputs.iter().map(|t| t.bytes().len() as u64).sum::<u64>();
+    work.bytes += inputs.iter().flatten().chain(&outputs).map(|seen| seen.bytes).sum::<u64>();
     work
+}
+
+/// The columns that a step fills of a wider tensor, and whether that is its first input.
+fn filled(step: &Step) -> Option<(usize, bool)> {
+    match step {
+        Step::QConv(conv) => conv.end.columns().map(|columns| (conv.c_out, columns.begun)),
+        Step::Join(join) => Some((join.columns.iter().map(ExactSizeIterator::len).sum(), true)),
+        _ => None,
+    }
 }
 
 /// The same; `bytes` are those of the weights alone.
@@ -141,6 +157,7 @@ fn of_step(step: &Step, isa: Isa, x: &[usize], y: &[usize], plain: impl Fn() -> 
         | Step::Reduce(_)
         | Step::Rows(_)
         | Step::Edge(_)
+        | Step::Join(_)
         | Step::QEltwise(_)
         | Step::Lut(_)
         | Step::QPool(_)
@@ -203,9 +220,9 @@ fn by_x(sizes: &[usize]) -> String {
 }
 
 /// The shape of a result in ONNX's order.
-fn plain_shape(program: &Program, row: &StepRow, y: &Tensor) -> String {
+fn plain_shape(program: &Program, row: &StepRow, y: &[usize]) -> String {
     let slot = row.outputs.first().copied().flatten();
     let layout = slot.map_or(Layout::Standard, |slot| program.slots[slot.0 as usize].layout);
-    let logical = (0..y.rank()).map(|axis| y.shape()[layout.physical_axis(axis, y.rank())]);
+    let logical = (0..y.len()).map(|axis| y[layout.physical_axis(axis, y.len())]);
     by_x(&logical.collect::<Vec<_>>())
 }

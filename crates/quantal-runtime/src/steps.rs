@@ -5,6 +5,7 @@ pub mod binary;
 pub mod codes;
 pub mod conv;
 pub mod edge;
+pub mod join;
 pub mod norm;
 pub mod pool;
 pub mod product;
@@ -65,6 +66,8 @@ pub enum Step {
     QProduct(Box<qproduct::QProduct>),
     /// A product of two run-time tensors of codes.
     QMatMul(Box<qproduct::QMatMul>),
+    /// What is left of a Concat of codes whose other parts were written in place.
+    Join(Box<join::Join>),
     /// A function of two codes.
     QEltwise(qeltwise::QEltwise),
     /// A function of each code.
@@ -111,6 +114,7 @@ impl Step {
             Self::QConv(_) => "conv_codes",
             Self::QProduct(_) => "product_codes",
             Self::QMatMul(_) => "matmul_codes",
+            Self::Join(_) => "join_codes",
             Self::QEltwise(_) => "eltwise_codes",
             Self::Lut(_) => "lut",
             Self::QPool(_) => "pool_codes",
@@ -141,6 +145,7 @@ impl Step {
             Self::QProduct(p) => matches!(p.end, codes::End::F32 { .. }),
             Self::QMatMul(p) => p.y.is_none(),
             Self::Edge(edge::Edge::Quantize(_) | edge::Edge::QuantizeMoved(_))
+            | Self::Join(_)
             | Self::QEltwise(_)
             | Self::Lut(_)
             | Self::QPool(_)
@@ -158,7 +163,8 @@ impl Step {
     /// Whether the step can write its result over its first input.
     pub(crate) fn in_place(&self) -> bool {
         match self {
-            Self::Activate(_) | Self::Binary(_) => true,
+            Self::Activate(_) | Self::Binary(_) | Self::Join(_) => true,
+            Self::QConv(conv) => conv.end.columns().is_some_and(|columns| columns.begun),
             Self::Pool(_)
             | Self::Reduce(_)
             | Self::Rows(_)
@@ -168,7 +174,6 @@ impl Step {
             | Self::Product(_)
             | Self::MatMul
             | Self::Edge(_)
-            | Self::QConv(_)
             | Self::QProduct(_)
             | Self::QMatMul(_)
             | Self::QEltwise(_)
@@ -189,6 +194,8 @@ impl Step {
         match self {
             Self::Activate(function) => function.run_in_place(x, env),
             Self::Binary(binary) => binary.run_in_place(x, inputs, env),
+            Self::QConv(conv) => conv.run(Some(x), inputs.get(1..).unwrap_or_default(), env),
+            Self::Join(join) => join.run_in_place(x, inputs.get(1..).unwrap_or_default()),
             _ => Err(OpError::invalid("the step does not work in place")),
         }
     }
@@ -207,7 +214,7 @@ impl Step {
             Self::Reduce(reduction) => Ok(vec![reduction.run(required(inputs, 0)?, env)?]),
             Self::Rows(rows) => Ok(vec![rows.run(required(inputs, 0)?, env)?]),
             Self::Edge(edge) => Ok(vec![edge.run(inputs, env)?]),
-            Self::QConv(conv) => Ok(vec![conv.run(inputs, env)?]),
+            Self::QConv(conv) => Ok(vec![conv.run(None, inputs, env)?]),
             Self::QProduct(product) => Ok(vec![product.run(inputs, env)?]),
             Self::QMatMul(product) => Ok(vec![product.run(inputs, env)?]),
             Self::QEltwise(eltwise) => Ok(vec![eltwise.run(inputs, env)?]),
@@ -218,6 +225,7 @@ impl Step {
             Self::QNorm(norm) => Ok(vec![norm.run(inputs, env)?]),
             Self::QuantizeRows => row_product::quantize(inputs, env),
             Self::RowProduct(product) => Ok(vec![product.run(inputs, env)?]),
+            Self::Join(_) => Err(OpError::invalid("the tensor to write into is read elsewhere")),
             Self::If(_) | Self::Loop(_) => Err(OpError::invalid("control flow is run by the session")),
         }
     }

@@ -1,9 +1,9 @@
 //! Integer programs against the QDQ graph as it is written: at most one step apart at every quantized value, and the
 //! same bits with every instruction set and number of threads.
 
-use quantal_ir::{Attr, Attrs, Op, ValueId, infer};
+use quantal_ir::{Attr, Attrs, Dim, Op, ValueId, infer};
 use quantal_kernels::Isa;
-use quantal_runtime::{Mode, Program, Session, Status, compile};
+use quantal_runtime::{Mode, Program, Session, Status, compile, compile_observed};
 use quantal_tensor::{DType, Tensor};
 use quantal_testkit::data;
 use quantal_testkit::graph::GraphBuilder;
@@ -284,6 +284,95 @@ fn an_image_is_quantized_and_moved_in_one_step_if_nobody_else_reads_its_codes() 
         let joined = program.steps.iter().any(|row| row.step.name() == "quantize_channels_last");
         assert_eq!(joined, !shared, "{channels} channels");
         q.check(0);
+    }
+}
+
+/// A value that a Concat alone reads lies in its result from the beginning; one that somebody else reads as well, or that
+/// no convolution makes, is copied to its columns.
+#[test]
+fn convolutions_write_side_by_side_what_a_concat_alone_reads() {
+    let (s, z) = (0.011, 119);
+    for size in [[2, 9, 7], [1, 1, 1], [1, 4, 12], [1, 13, 30]] {
+        for other in ["none", "output", "pool"] {
+            let mut q = Qdq::new();
+            let x = q.input("x", &[size[0], 19, size[1], size[2]], STEP, 128);
+            let h = q.conv(x, STEP, &[64, 19, 1, 1], 0, 1, 1);
+            let h = q.pair(h, s, z);
+            let sum = q.conv(x, STEP, &[64, 19, 3, 3], 1, 1, 1);
+            let sum = q.pair(sum, s, z);
+            let sum = q.g.node(Op::Add, &[sum, h], Attrs::new());
+            let gate = q.conv(x, STEP, &[20, 19, 1, 1], 0, 1, 1);
+            let gate = q.pair(gate, 0.013, 128);
+            let gate = q.g.node(Op::Sigmoid, &[gate], Attrs::new());
+            let depthwise = q.conv(h, s, &[64, 1, 3, 3], 1, 1, 64);
+            let dense = q.conv(h, s, &[37, 64, 3, 3], 1, 1, 1);
+            // The order of the parts is not the one in which they are made.
+            let mut parts: Vec<_> = [dense, gate, sum, depthwise].iter().map(|&v| q.pair(v, s, z)).collect();
+            match other {
+                "output" => {
+                    q.g.output(parts[1]);
+                    q.scales.push(s);
+                }
+                "pool" => {
+                    let window = Attrs::new().with("kernel_shape", Attr::Ints(vec![3; 2]));
+                    let pool = q.g.node(Op::MaxPool, &[h], window.with("pads", Attr::Ints(vec![1; 4])));
+                    parts.insert(2, q.pair(pool, s, z));
+                }
+                _ => {}
+            }
+            let joined = q.g.node(Op::Concat, &parts, Attrs::new().with("axis", Attr::Int(1)));
+            let joined = q.pair(joined, s, z);
+            q.g.output(joined);
+            q.scales.push(s);
+            let channels = if other == "pool" { 249 } else { 185 };
+            let y = q.conv(joined, s, &[11, channels, 1, 1], 0, 1, 1);
+            q.output(y, 0.05, 128);
+            let mut graph = q.g.graph.clone();
+            infer::run(&mut graph).unwrap();
+            let names = |program: Program| program.steps.iter().map(|row| row.step.name()).collect::<Vec<_>>();
+            let steps = names(compile(&graph, Mode::Integer, Isa::PORTABLE).unwrap());
+            assert!(!steps.contains(&"op"), "the Concat is left: {steps:?}");
+            assert_eq!(steps.contains(&"join_codes"), other != "none", "{steps:?}");
+            // Whoever looks at a part finds it by itself.
+            let part = graph.node(graph.uses().producer(parts[3]).unwrap()).input(0).unwrap();
+            let steps = names(compile_observed(&graph, Mode::Integer, Isa::PORTABLE, &[part]).unwrap());
+            assert!(steps.contains(&"join_codes"), "{steps:?}");
+            q.check(0);
+        }
+    }
+}
+
+#[test]
+fn parts_of_other_sizes_do_not_join() {
+    for other in ["conv", "pool"] {
+        let mut q = Qdq::new();
+        let sizes = |name: &str| vec![Dim::Symbol("n".into()), Dim::Known(3), Dim::Symbol(name.into()), Dim::Known(5)];
+        let mut parts = Vec::new();
+        for name in ["a", "b"] {
+            let x = q.g.input_of(name, DType::F32, sizes(name));
+            let x = q.pair(x, STEP, 128);
+            let y = if name == "b" && other == "pool" {
+                q.g.node(Op::MaxPool, &[x], Attrs::new().with("kernel_shape", Attr::Ints(vec![1; 2])))
+            } else {
+                q.conv(x, STEP, &[3, 3, 1, 1], 0, 1, 1)
+            };
+            parts.push(q.pair(y, STEP, 128));
+        }
+        let y = q.g.node(Op::Concat, &parts, Attrs::new().with("axis", Attr::Int(1)));
+        q.output(y, STEP, 128);
+        infer::run(&mut q.g.graph).unwrap();
+        let program = compile(&q.g.graph, Mode::Integer, Isa::PORTABLE).unwrap();
+        assert!(program.steps.iter().all(|row| row.step.name() != "op"));
+        let mut session = Session::new(program, 1);
+        let mut run = |n: usize, a: usize, b: usize| {
+            let feed = |name: &str, h: usize| (name.to_owned(), data::tensor(&[n, 3, h, 5], 1));
+            session.run(&[feed("a", a), feed("b", b)])
+        };
+        assert_eq!(run(1, 4, 4).unwrap()[0].1.shape(), [1, 6, 4, 5]);
+        let error = run(1, 4, 6).unwrap_err().to_string();
+        assert!(error.contains("do not join"), "{error}");
+        // Nothing to write, and no column to begin at.
+        assert_eq!(run(0, 4, 4).unwrap()[0].1.shape(), [0, 6, 4, 5]);
     }
 }
 

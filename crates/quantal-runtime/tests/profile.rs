@@ -87,3 +87,35 @@ fn integer_steps_name_their_row_of_the_table() {
         assert_eq!((edge.macs, edge.unit, edge.bytes), (0, None, 36 * 5 * (4 + 1)));
     }
 }
+
+#[test]
+fn parts_of_a_concat_count_the_channels_that_they_write() {
+    let mut g = GraphBuilder::new(17);
+    let (scale, zero) = (Tensor::scalar(0.01_f32).unwrap(), Tensor::scalar(128_u8).unwrap());
+    let (scale, zero) = (g.constant("scale", scale), g.constant("zero", zero));
+    let pair = |g: &mut GraphBuilder, x| {
+        let q = g.node(Op::QuantizeLinear, &[x, scale, zero], Attrs::new());
+        g.node(Op::DequantizeLinear, &[q, scale, zero], Attrs::new())
+    };
+    let x = g.input("x", DType::F32, &[1, 5, 6, 6]);
+    let x = pair(&mut g, x);
+    let mut parts = vec![x];
+    for channels in [20, 7] {
+        let codes = Tensor::from_slice(&[channels, 5, 3, 3], &vec![1_i8; channels * 45]).unwrap();
+        let codes = g.constant(&format!("codes{channels}"), codes);
+        let w = g.node(Op::DequantizeLinear, &[codes, scale], Attrs::new());
+        let y = g.node(Op::Conv, &[x, w], convolution(1, 1, 1));
+        parts.push(pair(&mut g, y));
+    }
+    let y = g.node(Op::Concat, &parts, Attrs::new().with("axis", Attr::Int(1)));
+    let y = pair(&mut g, y);
+    g.output(y);
+    let steps = profiled(g, Isa::PORTABLE);
+    let convolutions: Vec<_> = steps.iter().filter(|s| s.step == "conv_codes").map(|s| &s.work).collect();
+    let [first, second] = convolutions[..] else { panic!("two convolutions, not {convolutions:?}") };
+    assert_eq!((&*first.shape, &*second.shape), ("conv:6x6x5:20:3:1", "conv:6x6x5:7:3:1"));
+    assert_eq!((first.macs, second.macs), (36 * 20 * 45, 36 * 7 * 45));
+    assert_eq!((first.bytes, second.bytes), (36 * 5 + 20 * 45 + 36 * 20, 36 * 5 + 7 * 45 + 36 * 7));
+    let rest = &steps.iter().find(|s| s.step == "join_codes").expect("x is read by convolutions as well").work;
+    assert_eq!((&*rest.shape, rest.bytes), ("1x5x6x6", 2 * 36 * 5));
+}

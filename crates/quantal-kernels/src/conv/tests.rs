@@ -1,6 +1,6 @@
 use super::{ConvCall, PackedConv, conv};
 use crate::gemm::Epilogue;
-use crate::testing::{Seeded, code};
+use crate::testing::{Seeded, apart, code};
 use crate::{ConvGeometry, Isa, KernelError, Threads};
 
 /// A convolution over one pixel, to be given a s.
@@ -120,7 +120,9 @@ fn run(case: &Case) {
         };
         let weights = weights.unwrap();
         for threads in [1, 3] {
-            let mut out = vec![0; want.len()];
+            let gap = 4 * (threads - 1);
+            let want = apart(&want, s.c_out, gap, i32::MIN);
+            let mut out = vec![i32::MIN; want.len()];
             let call = ConvCall {
                 x: &x,
                 x_signed,
@@ -128,7 +130,7 @@ fn run(case: &Case) {
                 geometry: &s,
                 weights: &weights,
                 w_zero_points: w_zeros,
-                epilogue: Epilogue::I32 { bias: None, out: &mut out, ldc: s.c_out },
+                epilogue: Epilogue::I32 { bias: None, out: &mut out, ldc: s.c_out + gap },
             };
             conv(call, &Threads::new(threads)).unwrap();
             assert!(out == want, "{isa}, {threads} threads: {s:?} transposed {transposed}");

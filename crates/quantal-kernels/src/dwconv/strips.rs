@@ -121,6 +121,11 @@ impl Strips {
         self.kernel.name
     }
 
+    /// Whether rows of the output may be further apart than its channels: not where a register holds several pixels.
+    pub(super) fn writes_rows_apart(&self) -> bool {
+        self.pixels == 1
+    }
+
     /// The end that `epilogue` asks for, or `None` where the general kernel has to serve it: other results than codes,
     /// residuals, and sums so large that the scaled sum might not fit an i32.
     pub(super) fn end<'a>(
@@ -147,7 +152,7 @@ impl Strips {
         };
         // Signed codes are made as u8 and flipped.
         let shift = if *qmin < 0 { 128 } else { 0 };
-        if ldc < c || self.pixels > 1 && ldc != c || *qmax + shift > 255 || !(0..c).all(fits) {
+        if ldc < c || !self.writes_rows_apart() && ldc != c || *qmax + shift > 255 || !(0..c).all(fits) {
             return Ok(None);
         }
         let rounding = Rounding {

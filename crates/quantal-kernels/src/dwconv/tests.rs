@@ -4,7 +4,7 @@ use super::rows::twins::TWINS;
 use super::strips::Strips;
 use super::{DwConvCall, PackedDwConv, dwconv};
 use crate::gemm::{Epilogue, Residual};
-use crate::testing::{Seeded, code, on_every_width};
+use crate::testing::{Seeded, apart, code, on_every_width};
 use crate::{ConvGeometry, Isa, Threads};
 
 struct Case {
@@ -156,8 +156,9 @@ fn check_codes(case: &Case, extreme: bool, with_table: bool, zero_point: i32, [q
     };
     let want: Vec<u8> = case.reference(&x, &w).iter().enumerate().map(one).collect();
     let check = |weights: &PackedDwConv, what: &str| {
-        for threads in [1, 3] {
-            let mut out = vec![0; want.len()];
+        for (threads, gap) in [(1, 0), (3, 0), (1, 5)] {
+            let want = apart(&want, c, gap, 0xA5);
+            let mut out = vec![0xA5; want.len()];
             let epilogue = Epilogue::Codes {
                 bias: Some(&bias),
                 multiplier: &multiplier,
@@ -167,7 +168,7 @@ fn check_codes(case: &Case, extreme: bool, with_table: bool, zero_point: i32, [q
                 add: None,
                 table: with_table.then_some(&table),
                 out: &mut out,
-                ldc: c,
+                ldc: c + gap,
             };
             let (x_signed, x_zero_point) = (signed[0], *x_zero);
             dwconv(

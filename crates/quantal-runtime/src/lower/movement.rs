@@ -5,6 +5,7 @@ use super::codes::{self, Operand, Target};
 use super::{Rule, attr, prepared, table};
 use crate::compile::Lowering;
 use crate::coverage::{Reason, Status};
+use crate::fuse::Joined;
 use crate::layout::Layout;
 use crate::ops::OpKernel;
 use crate::program::SlotId;
@@ -182,11 +183,16 @@ fn common_layout(l: &Lowering<'_>, values: &[ValueId]) -> (Layout, Option<usize>
     (if same && any { Layout::ChannelsLast } else { Layout::Standard }, rank)
 }
 
+/// The axis of a Concat or Split, as ONNX counts it.
+fn axis(l: &Lowering<'_>, node: &Node, rank: usize) -> Rule<usize> {
+    attr(l, node.attrs.int_or("axis", 0).and_then(|a| normalize_axis(a, rank)))
+}
+
 /// The node with its axis named as it lies in memory.
 fn along(l: &Lowering<'_>, node: &Node, layout: Layout, rank: Option<usize>) -> Rule<OpKernel> {
     let mut node = node.clone();
     if let (Layout::ChannelsLast, Some(rank)) = (layout, rank) {
-        let axis = attr(l, node.attrs.int_or("axis", 0).and_then(|a| normalize_axis(a, rank)))?;
+        let axis = axis(l, &node, rank)?;
         node.attrs.set("axis", Attr::Int(layout.physical_axis(axis, rank) as i64));
     }
     prepared(l, OpKernel::prepare(&node, l.graph.opset()))
@@ -208,6 +214,13 @@ fn concat(l: &mut Lowering<'_>, id: NodeId, node: &Node) -> Rule<()> {
     }
     let to = target.define(l, layout, rank);
     l.emit(id, Step::Op(Box::new(kernel)), inputs, vec![Some(to)]);
+    let channels = |v: &ValueId| l.graph.value(*v).shape.as_ref()?.get(1)?.known();
+    if let (Layout::ChannelsLast, Some(rank)) = (layout, rank)
+        && axis(l, node, rank)? == 1
+        && let Some(widths) = values.iter().map(channels).collect()
+    {
+        l.joined.push(Joined { slot: to, codes: target.codes, widths });
+    }
     target.done(l, id, "bytes");
     Ok(())
 }

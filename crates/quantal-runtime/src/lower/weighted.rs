@@ -42,7 +42,7 @@ impl Goal {
                 if multiplier.iter().any(|m| !m.is_finite()) {
                     return Err(Reason::AccumulatorRange.into());
                 }
-                Ok(End::Codes(Box::new(CodesEnd { multiplier, sum: t.codes, add: None, table: None })))
+                Ok(End::Codes(Box::new(CodesEnd { multiplier, sum: t.codes, add: None, table: None, columns: None })))
             }
             Self::Floats(_) => Ok(End::F32 { scale: w.scale.iter().map(|w| s_x * w).collect() }),
         }

@@ -1,6 +1,7 @@
 //! 8-bit codes at run time, and how a sum ends: as codes or as floats.
 
 use super::Env;
+use super::join::Columns;
 use crate::ops::OpError;
 use quantal_kernels::KernelError;
 use quantal_kernels::eltwise::OutCodes;
@@ -88,6 +89,8 @@ pub struct CodesEnd {
     pub add: Option<(Codes, Codes)>,
     /// A function of the code, and the type of its results. Fused from a table.
     pub table: Option<(Box<[u8; 256]>, Codes)>,
+    /// The columns of a wider tensor that the codes are written to, where they get no tensor of their own.
+    pub columns: Option<Columns>,
 }
 
 impl CodesEnd {
@@ -99,21 +102,31 @@ impl CodesEnd {
 }
 
 impl End {
-    /// A result of `shape` whose last axis are the `n` columns; `run` computes with the epilogue.
+    /// The columns of a wider tensor that a result goes to.
+    pub(crate) fn columns(&self) -> Option<Columns> {
+        match self {
+            Self::Codes(end) => end.columns,
+            Self::F32 { .. } => None,
+        }
+    }
+
+    /// A result of `shape` whose last axis are the `n` columns, or the wider tensor that it goes into, which may have been
+    /// `begun`; `run` computes with the epilogue.
     pub(crate) fn finish(
         &self,
         bias: Option<&[i32]>,
         residual: Option<&Tensor>,
         shape: &[usize],
+        begun: Option<Tensor>,
         env: &mut Env<'_>,
         run: impl FnOnce(Epilogue<'_>, &Env<'_>) -> Result<(), KernelError>,
     ) -> Result<Tensor, OpError> {
-        let ldc = shape.last().copied().unwrap_or(1);
+        let n = shape.last().copied().unwrap_or(1);
         let end = match self {
             Self::F32 { scale } => {
                 let mut y = env.pool.tensor(DType::F32, shape)?;
                 let out = y.as_mut_slice::<f32>()?;
-                run(Epilogue::F32 { bias, scale, bias_f32: None, out, ldc }, env).map_err(refused)?;
+                run(Epilogue::F32 { bias, scale, bias_f32: None, out, ldc: n }, env).map_err(refused)?;
                 return Ok(y);
             }
             Self::Codes(end) => end,
@@ -127,7 +140,7 @@ impl End {
             (Some((x, y)), Some(r)) => Some(Residual {
                 codes: x.read(r)?,
                 signed: x.signed,
-                ld: ldc,
+                ld: n,
                 zero_point: x.affine.zero_point,
                 multiplier: x.affine.scale / y.affine.scale,
                 sum_multiplier: end.sum.affine.scale / y.affine.scale,
@@ -139,9 +152,15 @@ impl End {
         let Affine { zero_point, qmin, qmax, .. } = end.sum.affine;
         let table = end.table.as_ref().map(|t| &*t.0);
         let multiplier = &end.multiplier;
-        written(end.codes(), shape, env, |out, env| {
-            run(Epilogue::Codes { bias, multiplier, zero_point, qmin, qmax, add, table, out, ldc }, env)
-        })
+        let (mut y, first, ldc) = match end.columns {
+            None => (env.pool.tensor(end.codes().dtype(), shape)?, 0, n),
+            Some(columns) => (columns.whole(end.codes(), shape, begun, env)?, columns.first, columns.of),
+        };
+        // An empty tensor has no column to begin at.
+        let out = end.codes().write(&mut y)?.get_mut(first..).unwrap_or_default();
+        run(Epilogue::Codes { bias, multiplier, zero_point, qmin, qmax, add, table, out, ldc }, env)
+            .map_err(refused)?;
+        Ok(y)
     }
 }
 

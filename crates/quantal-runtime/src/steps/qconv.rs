@@ -60,8 +60,8 @@ impl QConv {
         }
     }
 
-    /// Convolves `[N, H, W, C]` or `[N, W, C]`.
-    pub(crate) fn run(&self, inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, OpError> {
+    /// Convolves `[N, H, W, C]` or `[N, W, C]`, into the tensor that was `begun` if it fills columns of one.
+    pub(crate) fn run(&self, begun: Option<Tensor>, inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, OpError> {
         let tensor = required(inputs, 0)?;
         let (x, s, spatial) = (self.x.read(tensor)?, tensor.shape(), self.attrs.window.kernel.len());
         if s.len() != spatial + 2 || s[spatial + 1] != self.c_in {
@@ -84,7 +84,8 @@ impl QConv {
             _ => vec![g.batch, g.h_out, g.w_out, g.c_out],
         };
         let (x_signed, x_zero_point) = (self.x.signed, self.x.affine.zero_point);
-        self.end.finish(self.bias.as_deref(), optional(inputs, 1), &shape, env, |epilogue, env| match &self.weights {
+        let residual = optional(inputs, 1);
+        self.end.finish(self.bias.as_deref(), residual, &shape, begun, env, |epilogue, env| match &self.weights {
             Packed::Dense(weights) | Packed::Transposed(weights, _) => {
                 let w_zero_points = &self.w_zero_points;
                 conv(

@@ -42,7 +42,7 @@ impl QProduct {
         let mut shape = lead.to_vec();
         shape.push(n);
         let (a_signed, a_zero_point, b_zero_points) = (self.x.signed, self.x.affine.zero_point, &self.b_zero_points);
-        self.end.finish(self.bias.as_deref(), optional(inputs, 1), &shape, env, |epilogue, env| {
+        self.end.finish(self.bias.as_deref(), optional(inputs, 1), &shape, None, env, |epilogue, env| {
             let b = &self.b;
             gemm(GemmCall { a, a_signed, a_zero_point, m, row_stride: k, b, b_zero_points, epilogue }, env.threads)
         })
