@@ -1,5 +1,6 @@
 //! Operators that move or select codes: the bytes of the operator as they are, where input and output are encoded alike.
-//! A part that is encoded otherwise is brought over by a table first.
+//! A part that is encoded otherwise is brought over by a table first, in the step that makes it if it is made for nobody
+//! else.
 
 use super::codes::{self, Operand, Target};
 use super::{Rule, attr, prepared, table};
@@ -44,9 +45,16 @@ fn in_codes(l: &mut Lowering<'_>, id: NodeId, x: Operand, to: Codes, layout: Lay
     if same_codes(x.codes, to) {
         return Ok(slot);
     }
+    let requantize = table::requantize(x.codes, to);
+    // Who makes codes for this operator alone makes the others instead.
+    let alone = l.sole_reader(x.value).and_then(|dq| l.sole_reader(l.graph.node(dq).output(0)?)) == Some(id);
+    if alone && let Some(end) = l.own_slot(x.value, layout).and_then(|s| table::open_end(l, s)) {
+        end.table = Some((requantize.table, to));
+        return Ok(slot);
+    }
     let rank = l.rank(x.value);
     let moved = l.new_slot(layout, rank);
-    l.emit(id, Step::Lut(Box::new(table::requantize(x.codes, to))), vec![Some(slot)], vec![Some(moved)]);
+    l.emit(id, Step::Lut(Box::new(requantize)), vec![Some(slot)], vec![Some(moved)]);
     Ok(moved)
 }
 

@@ -104,7 +104,7 @@ pub(super) fn emit(l: &mut Lowering<'_>, id: NodeId, r: Rooted, target: &Target,
 }
 
 /// The end of the convolution or product that writes a slot, if a table can still go into it.
-fn open_end<'a>(
+pub(super) fn open_end<'a>(
     l: &'a mut Lowering<'_>,
     slot: crate::program::SlotId,
 ) -> Option<&'a mut crate::steps::codes::CodesEnd> {
