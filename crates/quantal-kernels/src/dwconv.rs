@@ -14,7 +14,7 @@ mod tile;
 
 use crate::conv::{check_same, check_size, check_weights};
 use crate::error::{KernelError, check_length};
-use crate::gemm::epilogue::{Epilogue, RawEpilogue};
+use crate::gemm::epilogue::{Epilogue, RawEpilogue, Residual};
 use crate::{ConvGeometry, Isa, Threads};
 use strips::{StripCall, Strips};
 
@@ -109,7 +109,8 @@ pub struct DwConvCall<'a> {
 /// Computes one depthwise convolution.
 ///
 /// # Errors
-/// If a slice is shorter than the sizes say, or a zero point or range of codes does not fit 8 bits.
+/// If a slice is shorter than the sizes say, a zero point or range of codes does not fit 8 bits, or a residual lies in the
+/// output.
 pub fn dwconv(call: DwConvCall, threads: &Threads) -> Result<(), KernelError> {
     let DwConvCall { x, x_signed, x_zero_point, geometry: g, weights, mut epilogue } = call;
     let c = g.c_in;
@@ -123,6 +124,10 @@ pub fn dwconv(call: DwConvCall, threads: &Threads) -> Result<(), KernelError> {
             strips.compute(&StripCall { isa, x, x_signed, x_zero_point, g, sums: &weights.sums, end }, threads);
             return Ok(());
         }
+    }
+    if let Epilogue::Codes { add: Some(Residual { codes: None, .. }), .. } = epilogue {
+        // The last columns are ended twice.
+        return Err(KernelError::Geometry("a depthwise convolution cannot write over its residual"));
     }
     let epilogue = RawEpilogue::new(epilogue, pixels, c)?;
     if pixels > 0 && c > 0 {

@@ -436,7 +436,7 @@ impl<'g> Lowering<'g> {
             self.writer[slot.0 as usize] = Some(self.steps.len());
         }
         let node = id.unwrap_or(NodeId(u32::MAX));
-        self.steps.push(Some(StepRow { step, node, name, op, inputs, outputs, frees: Vec::new(), overwrites: false }));
+        self.steps.push(Some(StepRow { step, node, name, op, inputs, outputs, frees: Vec::new(), overwrites: None }));
     }
 
     /// The step that writes a slot, while it may still be changed.
@@ -524,11 +524,13 @@ fn with_frees(steps: Vec<Option<StepRow>>, slots: usize, handed_out: &[SlotId], 
                 row.frees.push(*slot);
             }
         }
-        if let (true, Some(&Some(x))) = (row.step.in_place(), row.inputs.first()) {
+        if let Some(under) = row.step.in_place()
+            && let Some(&Some(x)) = row.inputs.get(under)
+        {
             let once = row.inputs.iter().flatten().filter(|s| **s == x).count() == 1;
             if once && let Some(i) = row.frees.iter().position(|s| *s == x) {
                 row.frees.remove(i);
-                row.overwrites = true;
+                row.overwrites = Some(under);
             }
         }
         kept.push(row);

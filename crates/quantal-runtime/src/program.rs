@@ -41,8 +41,8 @@ pub struct StepRow {
     pub outputs: Vec<Option<SlotId>>,
     /// Slots that nobody reads after this step.
     pub frees: Vec<SlotId>,
-    /// Whether the first input is such a slot and the result is written over it.
-    pub overwrites: bool,
+    /// The input that is such a slot and that the result is written over.
+    pub overwrites: Option<usize>,
 }
 
 /// An input of a program.

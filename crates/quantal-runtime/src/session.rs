@@ -233,7 +233,7 @@ impl Run<'_> {
             });
             let start = watch.times.is_some().then(Instant::now);
             self.steps += 1;
-            let owned = row.inputs.first().copied().flatten().filter(|_| row.overwrites);
+            let owned = row.overwrites.and_then(|under| row.inputs[under]);
             let owned = owned.and_then(|slot| values[slot.0 as usize].take());
             let results = {
                 let inputs: Vec<Option<&Tensor>> =

@@ -160,11 +160,12 @@ impl Step {
         }
     }
 
-    /// Whether the step can write its result over its first input.
-    pub(crate) fn in_place(&self) -> bool {
+    /// The input that the step can write its result over.
+    pub(crate) fn in_place(&self) -> Option<usize> {
         match self {
-            Self::Activate(_) | Self::Binary(_) | Self::Join(_) => true,
-            Self::QConv(conv) => conv.end.columns().is_some_and(|columns| columns.begun),
+            Self::Activate(_) | Self::Binary(_) | Self::Join(_) => Some(0),
+            Self::QConv(conv) => conv.under(),
+            Self::QProduct(product) => product.end.under(),
             Self::Pool(_)
             | Self::Reduce(_)
             | Self::Rows(_)
@@ -174,7 +175,6 @@ impl Step {
             | Self::Product(_)
             | Self::MatMul
             | Self::Edge(_)
-            | Self::QProduct(_)
             | Self::QMatMul(_)
             | Self::QEltwise(_)
             | Self::Lut(_)
@@ -185,16 +185,17 @@ impl Step {
             | Self::QuantizeRows
             | Self::RowProduct(_)
             | Self::If(_)
-            | Self::Loop(_) => false,
+            | Self::Loop(_) => None,
         }
     }
 
-    /// Runs a step that [works in place](Step::in_place) on an input that nobody else needs.
+    /// Runs a step that [works in place](Step::in_place) on `x`, the input that it does so on and nobody else needs.
     pub(crate) fn run_in_place(&self, x: Tensor, inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, OpError> {
         match self {
             Self::Activate(function) => function.run_in_place(x, env),
             Self::Binary(binary) => binary.run_in_place(x, inputs, env),
-            Self::QConv(conv) => conv.run(Some(x), inputs.get(1..).unwrap_or_default(), env),
+            Self::QConv(conv) => conv.run(Some(x), inputs, env),
+            Self::QProduct(product) => product.run(Some(x), inputs, env),
             Self::Join(join) => join.run_in_place(x, inputs.get(1..).unwrap_or_default()),
             _ => Err(OpError::invalid("the step does not work in place")),
         }
@@ -215,7 +216,7 @@ impl Step {
             Self::Rows(rows) => Ok(vec![rows.run(required(inputs, 0)?, env)?]),
             Self::Edge(edge) => Ok(vec![edge.run(inputs, env)?]),
             Self::QConv(conv) => Ok(vec![conv.run(None, inputs, env)?]),
-            Self::QProduct(product) => Ok(vec![product.run(inputs, env)?]),
+            Self::QProduct(product) => Ok(vec![product.run(None, inputs, env)?]),
             Self::QMatMul(product) => Ok(vec![product.run(inputs, env)?]),
             Self::QEltwise(eltwise) => Ok(vec![eltwise.run(inputs, env)?]),
             Self::Lut(lut) => Ok(vec![lut.run(inputs, env)?]),

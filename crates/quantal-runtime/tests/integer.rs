@@ -130,6 +130,29 @@ fn a_residual_block_stays_within_a_step() {
 }
 
 #[test]
+fn a_residual_that_nobody_reads_again_is_written_over() {
+    for (read_again, group) in [(false, 1), (true, 1), (false, 64)] {
+        let mut q = Qdq::new();
+        let x = q.input("x", &[2, 64, 9, 7], STEP, 128);
+        let a = q.conv(x, STEP, &[64, 64, 1, 1], 0, 1, 1);
+        let a = q.pair(a, 0.011, 120);
+        let b = q.conv(a, 0.011, &[64, 64, 3, 3], 1, 1, 1);
+        let b = q.pair(b, 0.013, 117);
+        let c = q.conv(b, 0.013, &[64, 64 / group, 3, 3], 1, 1, group as i64);
+        let c = q.pair(c, 0.015, 119);
+        let sum = q.g.node(Op::Add, &[a, c], Attrs::new());
+        let y = q.pair(sum, 0.026, 120);
+        let last = if read_again { q.g.node(Op::Concat, &[y, a], Attrs::new().with("axis", Attr::Int(2))) } else { y };
+        q.output(last, 0.026, 120);
+        infer::run(&mut q.g.graph).unwrap();
+        let program = compile(&q.g.graph, Mode::Integer, Isa::PORTABLE).unwrap();
+        let over = program.steps.iter().filter(|row| row.overwrites.is_some()).count();
+        assert_eq!(over, usize::from(!read_again && group == 1), "read again: {read_again}, group {group}");
+        q.check(0);
+    }
+}
+
+#[test]
 fn depthwise_and_strided_convolutions_stay_within_a_step() {
     for (weight, pad, stride, group) in [([21, 1, 3, 3], 1, 1, 21), ([21, 1, 5, 5], 2, 2, 21), ([12, 7, 3, 3], 1, 2, 3)]
     {

@@ -96,7 +96,7 @@ fn the_last_channels_are_written_once_as_far_as_anyone_sees() {
     let table: [u8; 256] = std::array::from_fn(|i| (i * 3 + 1) as u8);
     let multiplier: Vec<f32> = (0..70).map(|_| seeded.float(1e-4, 5e-3)).collect();
     let add = Residual {
-        codes: &r,
+        codes: Some(&r),
         signed: false,
         ld: 70,
         zero_point: 99,

@@ -62,11 +62,11 @@ pub enum Epilogue<'a> {
 /// `y = clamp(rne((c − z_c) · m_c + (r − z_r) · m_r) + z_y)`.
 #[derive(Clone, Copy)]
 pub struct Residual<'a> {
-    /// The codes `r`, shaped as the output.
-    pub codes: &'a [u8],
+    /// The codes `r`, shaped as the output; none if they lie in the output, and are written over.
+    pub codes: Option<&'a [u8]>,
     /// Whether they are s8.
     pub signed: bool,
-    /// Elements from one row to the next.
+    /// Elements from one row to the next; in the output those of the output.
     pub ld: usize,
     /// `z_r`.
     pub zero_point: i32,
@@ -120,6 +120,7 @@ struct RawCodes {
     out: *mut u8,
 }
 
+/// A [`Residual`]. Its codes may be those of the output: an end reads each before it writes there, and only once.
 #[derive(Clone, Copy)]
 struct RawResidual {
     codes: *const u8,
@@ -150,7 +151,7 @@ impl RawCodes {
 }
 
 // SAFETY: the pointers come from borrows that outlive the call which shares them; `RawEpilogue` reads through all of
-// them but `out`, and each task writes rows or columns of `out` that no other task does.
+// them but `out`, and each task writes rows or columns of `out` that no other task does, and reads no others of a residual.
 unsafe impl Send for RawEpilogue {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for RawEpilogue {}
@@ -201,15 +202,19 @@ impl RawEpilogue {
                 let (lo, hi) = clamp_ends(zero_point, qmin, qmax)?;
                 let multipliers = multiplier;
                 let (multiplier, multiplier_step) = check_multiplier(multipliers)?;
+                let out = out.as_mut_ptr();
                 let (add, zero_point, qmin, qmax) = match add {
                     None => (None, zero_point, qmin, qmax),
                     Some(r) => {
-                        check_length("the residual", r.codes.len(), extent(rows, n, r.ld))?;
+                        if let Some(codes) = r.codes {
+                            check_length("the residual", codes.len(), extent(rows, n, r.ld))?;
+                        }
                         let (lo, hi) = clamp_ends(r.out_zero_point, r.qmin, r.qmax)?;
+                        let (codes, ld) = r.codes.map_or((out.cast_const(), ldc), |codes| (codes.as_ptr(), r.ld));
                         let raw = RawResidual {
-                            codes: r.codes.as_ptr(),
+                            codes,
                             signed: r.signed,
-                            ld: r.ld,
+                            ld,
                             neg_zero_point: -r.zero_point,
                             multiplier: r.multiplier,
                             sum_multiplier: r.sum_multiplier,
@@ -221,7 +226,6 @@ impl RawEpilogue {
                 };
                 let table = table.map_or(std::ptr::null(), |t| t.as_ptr());
                 let packs = saturating_packs(qmin, qmax, multipliers, add.as_ref());
-                let out = out.as_mut_ptr();
                 let out = RawOut::Codes(RawCodes { zero_point, lo, hi, add, qmin, qmax, packs, table, out });
                 Ok(Self { bias: check_bias(bias)?, multiplier, multiplier_step, bias_f32: std::ptr::null(), ldc, out })
             }

@@ -174,12 +174,19 @@ fn zero_points_signs_and_strides_are_exact() {
 const GAP: usize = 3;
 const UNTOUCHED: u8 = 0xA5;
 
-/// The codes of a case by the equations of `arith`, one after the other.
-fn reference_codes(sums: &[i32], n: usize, bias: &[i32], multiplier: &[f32], residual: &Residual) -> Vec<u8> {
+/// The codes of a case by the equations of `arith`, one after the other; `codes` are those of the residual.
+fn reference_codes(
+    sums: &[i32],
+    n: usize,
+    bias: &[i32],
+    multiplier: &[f32],
+    residual: &Residual,
+    codes: &[u8],
+) -> Vec<u8> {
     let one = |(i, &sum): (usize, &i32)| {
         let m = if multiplier.len() == 1 { multiplier[0] } else { multiplier[i % n] };
         let c = arith::requantize(sum + bias[i % n], m, -3, -100, 120);
-        let r = code(residual.codes[i / n * residual.ld + i % n], residual.signed) - residual.zero_point;
+        let r = code(codes[i / n * residual.ld + i % n], residual.signed) - residual.zero_point;
         let (m_c, m_r, z) = (residual.sum_multiplier, residual.multiplier, residual.out_zero_point);
         arith::add(c + 3, m_c, r, m_r, z, residual.qmin, residual.qmax) as u8
     };
@@ -201,11 +208,11 @@ fn codes_equal_the_arithmetic() {
             let bias: Vec<i32> = (0..n).map(|_| seeded.below(20_000) as i32 - 10_000).collect();
             let count = if per_column { n } else { 1 };
             let multiplier: Vec<f32> = (0..count).map(|_| seeded.float(1e-4, 4e-3)).collect();
-            let codes = seeded.bytes(m * (n + 1));
+            let codes = apart(&seeded.bytes(m * n), n, GAP, UNTOUCHED);
             let residual = Residual {
-                codes: &codes,
+                codes: Some(&codes),
                 signed,
-                ld: n + 1,
+                ld: n + GAP,
                 zero_point: if signed { -9 } else { 77 },
                 multiplier: 0.731,
                 sum_multiplier: 1.37,
@@ -213,24 +220,25 @@ fn codes_equal_the_arithmetic() {
                 qmin: 11,
                 qmax: 255,
             };
-            let want = reference_codes(&sums, n, &bias, &multiplier, &residual);
+            let want = reference_codes(&sums, n, &bias, &multiplier, &residual, &codes);
             for table in [None, Some(&table)] {
                 let want: Vec<u8> = want.iter().map(|&c| table.map_or(c, |t| t[usize::from(c)])).collect();
                 let want = apart(&want, n, GAP, UNTOUCHED);
-                let mut out = vec![UNTOUCHED; want.len()];
-                let epilogue = Epilogue::Codes {
-                    bias: Some(&bias),
-                    multiplier: &multiplier,
-                    zero_point: -3,
-                    qmin: -100,
-                    qmax: 120,
-                    add: Some(residual),
-                    table,
-                    out: &mut out,
-                    ldc: n + GAP,
-                };
-                gemm(case.call(&a, &packed, epilogue), &Threads::new(1)).unwrap();
-                assert_eq!(out, want, "{}", kernel.name);
+                for (over, mut out) in [(false, vec![UNTOUCHED; want.len()]), (true, codes.clone())] {
+                    let epilogue = Epilogue::Codes {
+                        bias: Some(&bias),
+                        multiplier: &multiplier,
+                        zero_point: -3,
+                        qmin: -100,
+                        qmax: 120,
+                        add: Some(Residual { codes: (!over).then_some(&codes), ..residual }),
+                        table,
+                        out: &mut out,
+                        ldc: n + GAP,
+                    };
+                    gemm(case.call(&a, &packed, epilogue), &Threads::new(2)).unwrap();
+                    assert_eq!(out, want, "{}, over the residual: {over}", kernel.name);
+                }
             }
         }
     });

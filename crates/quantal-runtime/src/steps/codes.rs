@@ -110,14 +110,27 @@ impl End {
         }
     }
 
-    /// A result of `shape` whose last axis are the `n` columns, or the wider tensor that it goes into, which may have been
-    /// `begun`; `run` computes with the epilogue.
+    /// The input of a step with this end that its result can be written over: a wider tensor that was begun before, or the
+    /// one that is added.
+    pub(crate) fn under(&self) -> Option<usize> {
+        match self {
+            Self::Codes(end) => match (&end.columns, &end.add) {
+                (Some(columns), _) => columns.begun.then_some(0),
+                (None, Some((added, _))) => (added.dtype() == end.codes().dtype()).then_some(1),
+                (None, None) => None,
+            },
+            Self::F32 { .. } => None,
+        }
+    }
+
+    /// A result of `shape` whose last axis are the `n` columns, or the wider tensor that it goes into; `under` is the
+    /// [input that it is written over](Self::under). `run` computes with the epilogue.
     pub(crate) fn finish(
         &self,
         bias: Option<&[i32]>,
         residual: Option<&Tensor>,
         shape: &[usize],
-        begun: Option<Tensor>,
+        under: Option<Tensor>,
         env: &mut Env<'_>,
         run: impl FnOnce(Epilogue<'_>, &Env<'_>) -> Result<(), KernelError>,
     ) -> Result<Tensor, OpError> {
@@ -131,14 +144,23 @@ impl End {
             }
             Self::Codes(end) => end,
         };
-        let add = match (&end.add, residual) {
-            (None, _) => None,
-            (Some(_), None) => return Err(OpError::invalid("the tensor to be added is missing")),
-            (Some(_), Some(r)) if r.shape() != shape => {
+        let added = if end.columns.is_none() { residual.or(under.as_ref()) } else { residual };
+        match added {
+            None if end.add.is_some() => return Err(OpError::invalid("the tensor to be added is missing")),
+            Some(r) if end.add.is_some() && r.shape() != shape => {
                 return Err(OpError::invalid(format!("cannot add shape {:?} to {shape:?}", r.shape())));
             }
-            (Some((x, y)), Some(r)) => Some(Residual {
-                codes: x.read(r)?,
+            _ => {}
+        }
+        let (mut y, first, ldc) = match (end.columns, under) {
+            (Some(columns), under) => (columns.whole(end.codes(), shape, under, env)?, columns.first, columns.of),
+            (None, Some(added)) => (added, 0, n),
+            (None, None) => (env.pool.tensor(end.codes().dtype(), shape)?, 0, n),
+        };
+        let add = match &end.add {
+            None => None,
+            Some((x, y)) => Some(Residual {
+                codes: residual.map(|r| x.read(r)).transpose()?,
                 signed: x.signed,
                 ld: n,
                 zero_point: x.affine.zero_point,
@@ -152,10 +174,6 @@ impl End {
         let Affine { zero_point, qmin, qmax, .. } = end.sum.affine;
         let table = end.table.as_ref().map(|t| &*t.0);
         let multiplier = &end.multiplier;
-        let (mut y, first, ldc) = match end.columns {
-            None => (env.pool.tensor(end.codes().dtype(), shape)?, 0, n),
-            Some(columns) => (columns.whole(end.codes(), shape, begun, env)?, columns.first, columns.of),
-        };
         // An empty tensor has no column to begin at.
         let out = end.codes().write(&mut y)?.get_mut(first..).unwrap_or_default();
         run(Epilogue::Codes { bias, multiplier, zero_point, qmin, qmax, add, table, out, ldc }, env)

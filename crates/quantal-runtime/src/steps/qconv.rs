@@ -60,9 +60,17 @@ impl QConv {
         }
     }
 
-    /// Convolves `[N, H, W, C]` or `[N, W, C]`, into the tensor that was `begun` if it fills columns of one.
-    pub(crate) fn run(&self, begun: Option<Tensor>, inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, OpError> {
-        let tensor = required(inputs, 0)?;
+    /// The input that the result can be written over, as [`End::under`]; kernels of depthwise convolutions read a residual
+    /// after they have written some of it.
+    pub(crate) fn under(&self) -> Option<usize> {
+        let added = matches!(self.weights, Packed::Depthwise(_)) && self.end.columns().is_none();
+        self.end.under().filter(|_| !added)
+    }
+
+    /// Convolves `[N, H, W, C]` or `[N, W, C]`; `under` is the input that the result is [written over](Self::under).
+    pub(crate) fn run(&self, under: Option<Tensor>, inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, OpError> {
+        let begun = usize::from(self.end.under() == Some(0));
+        let tensor = required(inputs, begun)?;
         let (x, s, spatial) = (self.x.read(tensor)?, tensor.shape(), self.attrs.window.kernel.len());
         if s.len() != spatial + 2 || s[spatial + 1] != self.c_in {
             let text =
@@ -84,8 +92,8 @@ impl QConv {
             _ => vec![g.batch, g.h_out, g.w_out, g.c_out],
         };
         let (x_signed, x_zero_point) = (self.x.signed, self.x.affine.zero_point);
-        let residual = optional(inputs, 1);
-        self.end.finish(self.bias.as_deref(), residual, &shape, begun, env, |epilogue, env| match &self.weights {
+        let residual = optional(inputs, begun + 1);
+        self.end.finish(self.bias.as_deref(), residual, &shape, under, env, |epilogue, env| match &self.weights {
             Packed::Dense(weights) | Packed::Transposed(weights, _) => {
                 let w_zero_points = &self.w_zero_points;
                 conv(

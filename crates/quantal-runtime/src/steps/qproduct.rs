@@ -32,8 +32,8 @@ impl fmt::Debug for QProduct {
 }
 
 impl QProduct {
-    /// Multiplies.
-    pub(crate) fn run(&self, inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, OpError> {
+    /// Multiplies; `under` is the input that the result is [written over](End::under).
+    pub(crate) fn run(&self, under: Option<Tensor>, inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, OpError> {
         let tensor = required(inputs, 0)?;
         let (a, k, n) = (self.x.read(tensor)?, self.b.k(), self.b.n());
         let wrong = || OpError::invalid(format!("cannot multiply shape {:?} by [{k}, {n}]", tensor.shape()));
@@ -42,7 +42,7 @@ impl QProduct {
         let mut shape = lead.to_vec();
         shape.push(n);
         let (a_signed, a_zero_point, b_zero_points) = (self.x.signed, self.x.affine.zero_point, &self.b_zero_points);
-        self.end.finish(self.bias.as_deref(), optional(inputs, 1), &shape, None, env, |epilogue, env| {
+        self.end.finish(self.bias.as_deref(), optional(inputs, 1), &shape, under, env, |epilogue, env| {
             let b = &self.b;
             gemm(GemmCall { a, a_signed, a_zero_point, m, row_stride: k, b, b_zero_points, epilogue }, env.threads)
         })

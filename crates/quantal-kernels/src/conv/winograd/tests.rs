@@ -168,7 +168,7 @@ fn codes_equal_the_arithmetic() {
     let bias: Vec<i32> = (0..n).map(|_| seeded.below(20000) as i32 - 10000).collect();
     let multiplier: Vec<f32> = (0..n).map(|_| seeded.float(1e-4, 1e-3)).collect();
     let add = Residual {
-        codes: &residual,
+        codes: Some(&residual),
         signed: false,
         ld: n,
         zero_point: 9,
@@ -190,21 +190,24 @@ fn codes_equal_the_arithmetic() {
     };
     on_every_kernel(|isa, kernel| {
         let weights = case.pack(isa, kernel).expect("the sums are small enough");
-        for with in [false, true] {
-            let mut out = vec![0; pixels * n];
+        let over = Residual { codes: None, ..add };
+        for (add, mut out) in
+            [(None, vec![0; pixels * n]), (Some(add), vec![0; pixels * n]), (Some(over), residual.clone())]
+        {
             let epilogue = Epilogue::Codes {
                 bias: Some(&bias),
                 multiplier: &multiplier,
                 zero_point: 100,
                 qmin: 0,
                 qmax: 255,
-                add: with.then_some(add),
-                table: with.then_some(&table),
+                add,
+                table: add.map(|_| &table),
                 out: &mut out,
                 ldc: n,
             };
             case.run(&weights, epilogue, 2);
-            assert_eq!(out, want(with), "{}, residual and table: {with}", kernel.product.name);
+            let over = add.is_some_and(|add| add.codes.is_none());
+            assert_eq!(out, want(add.is_some()), "{}, over the residual: {over}", kernel.product.name);
         }
     });
 }
