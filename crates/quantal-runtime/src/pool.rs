@@ -2,19 +2,19 @@
 //! big.
 
 use quantal_tensor::{Bytes, DType, OutOfMemory, Tensor, TensorError};
-use std::collections::BTreeMap;
 
-/// A buffer may be this many times larger than what it is taken for, and this many bytes besides.
-const SLACK_RATIO: usize = 2;
+/// A buffer may be this many times larger than what it is taken for, and this many bytes besides: what is not written
+/// costs nothing, but a small output must not leave the session with the largest buffer.
+const SLACK_RATIO: usize = 8;
 const SLACK_BYTES: usize = 4096;
 /// What is free may come to this many times the most that was ever in use: buffers of all sizes of a run, or those that
 /// do not fit are made, and cleared, again in each run.
-const KEPT_RATIO: usize = 2;
+const KEPT_RATIO: usize = 3;
 
-/// Free buffers by capacity.
+/// Free buffers, the one that was given back last at the end.
 #[derive(Default)]
 pub struct Pool {
-    free: BTreeMap<usize, Vec<Bytes>>,
+    free: Vec<Bytes>,
     free_bytes: usize,
     live_bytes: usize,
     peak_bytes: usize,
@@ -24,13 +24,11 @@ impl Pool {
     /// A buffer of `len` bytes; its contents are whatever the last user left.
     pub fn bytes(&mut self, len: usize) -> Result<Bytes, TensorError> {
         let most = len.saturating_mul(SLACK_RATIO).saturating_add(SLACK_BYTES);
-        if let Some((&capacity, list)) = self.free.range_mut(len..=most).next() {
-            let found = list.pop();
-            if list.is_empty() {
-                self.free.remove(&capacity);
-            }
-            self.free_bytes -= capacity;
-            if let Some(bytes) = found.and_then(|b| b.resized(len)) {
+        // The last one that fits: of that, most is in a near cache.
+        if let Some(i) = self.free.iter().rposition(|bytes| (len..=most).contains(&bytes.capacity())) {
+            let found = self.free.remove(i);
+            self.free_bytes -= found.capacity();
+            if let Some(bytes) = found.resized(len) {
                 return Ok(bytes);
             }
         }
@@ -55,14 +53,14 @@ impl Pool {
     }
 
     /// Takes back a tensor that was counted and is not needed any more. Its buffer is kept if nobody shares it and all
-    /// that is free does not come to more than twice the most that was ever in use.
+    /// that is free does not come to more than three times the most that was ever in use.
     pub(crate) fn give_back(&mut self, tensor: Tensor) {
         self.live_bytes = self.live_bytes.saturating_sub(held(&tensor));
         let mut bytes = tensor.into_bytes();
         let capacity = bytes.capacity();
         if self.free_bytes.saturating_add(capacity) <= KEPT_RATIO.saturating_mul(self.peak_bytes) && bytes.is_unique() {
             self.free_bytes += capacity;
-            self.free.entry(capacity).or_default().push(bytes);
+            self.free.push(bytes);
         }
     }
 
@@ -103,5 +101,24 @@ mod tests {
         pool.give_back(b);
         let c = pool.tensor(DType::U8, &[3000]).unwrap();
         assert_ne!(c.bytes().as_ptr(), shared.bytes().as_ptr());
+    }
+
+    #[test]
+    fn the_last_buffer_that_fits_is_taken_and_a_small_tensor_takes_no_large_one() {
+        let mut pool = Pool::default();
+        let made: Vec<Tensor> =
+            [40_000, 80_000, 50_000].iter().map(|&n| pool.tensor(DType::U8, &[n]).unwrap()).collect();
+        let addresses: Vec<_> = made.iter().map(|t| t.bytes().as_ptr()).collect();
+        for tensor in &made {
+            pool.count(tensor);
+        }
+        for tensor in made {
+            pool.give_back(tensor);
+        }
+        let small = pool.tensor(DType::U8, &[4_000]).unwrap();
+        assert!(!addresses.contains(&small.bytes().as_ptr()) && pool.free.len() == 3);
+        let taken = [45_000, 30_000, 30_000].map(|n| pool.tensor(DType::U8, &[n]).unwrap());
+        let order = [addresses[2], addresses[1], addresses[0]];
+        assert_eq!(taken.map(|t| t.bytes().as_ptr()), order);
     }
 }
