@@ -51,10 +51,20 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
-    /// A preprocessing that is unreadable or contradicts itself or the model.
+    /// A file with a preprocessing that cannot be read or contradicts itself.
+    #[error("preprocessing `{path}`{}: {message}", line.as_ref().map(|l| format!(", {l}")).unwrap_or_default())]
+    PreprocessFile {
+        /// The file.
+        path: String,
+        /// The line, as [`crate::toml_line`] shows it, where known.
+        line: Option<String>,
+        /// What is wrong there.
+        message: String,
+    },
+    /// A preprocessing that contradicts itself or the model.
     #[error("preprocessing {name}: {message}")]
     Preprocess {
-        /// The preset or file, or the field at fault.
+        /// The field at fault, or the image.
         name: String,
         /// What is wrong.
         message: String,
@@ -205,7 +215,7 @@ impl Error {
             Self::NeedsPreprocess { .. } => {
                 return Some(format!("add --preprocess with a preset ({}) or a TOML file", presets()));
             }
-            Self::UnknownPreset { .. } | Self::Preprocess { .. } => {
+            Self::UnknownPreset { .. } | Self::PreprocessFile { .. } | Self::Preprocess { .. } => {
                 return Some(format!(
                     "a preprocessing is a preset ({}), a preset with a size such as `imagenet:224`, or a TOML file with scale \
                      (1 for pixels of 0 to 255, 0.00392156862745098 for 0 to 1) and, where they are needed, resize, crop, \

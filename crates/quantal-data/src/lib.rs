@@ -21,9 +21,10 @@ pub mod npz;
 pub mod preprocess;
 mod resize;
 mod text;
+pub mod toml_line;
 
 pub use dataset::{DataSpec, Dataset, Kind, Sample};
 pub use error::{Error, shown};
 pub use fit::{InputSpec, feeds_from_arrays};
 pub use metric::Accuracy;
-pub use preprocess::{Preprocess, toml_line};
+pub use preprocess::Preprocess;

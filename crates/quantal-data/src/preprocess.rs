@@ -13,7 +13,7 @@
 //! An image's orientation tag (EXIF) is not applied, and transparency is dropped, as by `PIL.Image.convert("RGB")`.
 
 use crate::error::{Error, one_line, shown};
-use crate::files;
+use crate::{files, toml_line};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -153,11 +153,6 @@ fn one() -> Vec<f32> {
     vec![1.0]
 }
 
-/// The line of a TOML text, from 1, that could not be read.
-pub fn toml_line(text: &str, error: &toml::de::Error) -> Option<usize> {
-    error.span().map(|s| 1 + text[..s.start.min(text.len())].matches('\n').count())
-}
-
 /// A preprocessing with a name.
 #[derive(Debug)]
 pub struct Preset {
@@ -268,15 +263,15 @@ impl Preprocess {
 
     /// Reads a TOML file.
     pub fn from_file(path: &Path) -> Result<Self, Error> {
-        let name = format!("`{}`", shown(path));
         let bytes = files::read(path, 1 << 20)?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| Error::preprocess(&name, "the file is not UTF-8 text"))?;
-        let parsed: Self = toml::from_str(text).map_err(|e| {
-            let line = toml_line(text, &e).map_or_else(String::new, |line| format!("line {line}: "));
-            Error::preprocess(&name, format!("{line}{}", one_line(e.message())))
-        })?;
-        parsed.check()?;
-        Ok(parsed)
+        let bad = |line: Option<String>, message: String| Error::PreprocessFile { path: shown(path), line, message };
+        let text = std::str::from_utf8(&bytes).map_err(|_| bad(None, "the file is not UTF-8 text".to_owned()))?;
+        let parsed: Self =
+            toml::from_str(text).map_err(|e| bad(toml_line::of_error(text, &e), one_line(e.message())))?;
+        match parsed.problem() {
+            Some((field, problem)) => Err(bad(toml_line::of_field(text, field), format!("`{field}`: {problem}"))),
+            None => Ok(parsed),
+        }
     }
 
     /// The preset that this is, or `custom`.
@@ -295,23 +290,27 @@ impl Preprocess {
 
     /// Checks that the numbers make sense together.
     pub fn check(&self) -> Result<(), Error> {
+        self.problem().map_or(Ok(()), |(field, problem)| Err(Error::preprocess(format!("`{field}`"), problem)))
+    }
+
+    /// A field whose numbers make no sense, and why.
+    fn problem(&self) -> Option<(&'static str, String)> {
         /// Longest side that a resize or crop may ask for.
         const LONGEST: usize = 16_384;
         let channels = self.channel_count();
         for (name, values) in [("mean", &self.mean), ("std", &self.std)] {
             if values.len() != 1 && values.len() != channels {
-                let message = format!("wants 1 or {channels} values, found {}", values.len());
-                return Err(Error::preprocess(format!("`{name}`"), message));
+                return Some((name, format!("wants 1 or {channels} values, found {}", values.len())));
             }
             if !values.iter().all(|v| v.is_finite()) {
-                return Err(Error::preprocess(format!("`{name}`"), "the values must be finite"));
+                return Some((name, "the values must be finite".to_owned()));
             }
         }
         if self.std.contains(&0.0) {
-            return Err(Error::preprocess("`std`", "a value of 0 would divide by zero"));
+            return Some(("std", "a value of 0 would divide by zero".to_owned()));
         }
         if !self.scale.is_finite() || self.scale == 0.0 {
-            return Err(Error::preprocess("`scale`", "the value must be finite and not 0"));
+            return Some(("scale", "the value must be finite and not 0".to_owned()));
         }
         let resize = match self.resize {
             Resize::None | Resize::Auto => None,
@@ -324,13 +323,13 @@ impl Preprocess {
         };
         for (name, size) in [("resize", resize), ("crop", crop)] {
             if size.is_some_and(|s| s.iter().any(|n| !(1..=LONGEST).contains(n))) {
-                return Err(Error::preprocess(format!("`{name}`"), format!("a side must be 1 to {LONGEST} pixels")));
+                return Some((name, format!("a side must be 1 to {LONGEST} pixels")));
             }
         }
         if self.resize == Resize::Auto && self.crop == Crop::None {
-            return Err(Error::preprocess("`resize`", "\"auto\" goes by the crop, and `crop` is \"none\""));
+            return Some(("resize", "\"auto\" goes by the crop, and `crop` is \"none\"".to_owned()));
         }
-        Ok(())
+        None
     }
 
     /// The size `[h, w]` that an image of `h` × `w` pixels is resized to, given the crop. `None`: it stays.

@@ -13,16 +13,18 @@ pub enum Error {
         name: String,
     },
     /// A recipe is not TOML, or not of the right form.
-    #[error("recipe{}: {message}", .line.map_or_else(String::new, |n| format!(", line {n}")))]
+    #[error("recipe{}: {message}", place(.line.as_deref()))]
     RecipeText {
-        /// The line, where known.
-        line: Option<usize>,
+        /// The line, as [`quantal_data::toml_line`] shows it, where known.
+        line: Option<String>,
         /// What is wrong there.
         message: String,
     },
     /// A number in a recipe lies where it cannot.
-    #[error("recipe: `{field}`: {problem}")]
+    #[error("recipe{}: `{field}`: {problem}", place(.line.as_deref()))]
     RecipeValue {
+        /// The line, where the recipe was read from a file.
+        line: Option<String>,
         /// The field, with its table.
         field: String,
         /// What it must be, and what was found.
@@ -120,6 +122,10 @@ impl Error {
             Self::Qdq(_) | Self::Tensor(_) => return None,
         })
     }
+}
+
+fn place(line: Option<&str>) -> String {
+    line.map_or_else(String::new, |line| format!(", {line}"))
 }
 
 /// The result of deciding.

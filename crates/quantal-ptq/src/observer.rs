@@ -76,17 +76,17 @@ impl Observer {
         }
     }
 
-    /// What its numbers must keep to, as "`field` must …"; `None` if they do.
-    pub fn problem(&self) -> Option<String> {
+    /// A field whose number lies where it must not, and what it must keep to.
+    pub fn problem(&self) -> Option<(&'static str, String)> {
         match *self {
             Self::Percentile { percent } if !(percent > 50.0 && percent <= 100.0) => {
-                Some(format!("percent must be above 50 and at most 100, found {percent}"))
+                Some(("percent", format!("must be above 50 and at most 100, found {percent}")))
             }
             Self::Mse { bins } | Self::Entropy { bins, .. } if !(512..=65536).contains(&bins) => {
-                Some(format!("bins must be from 512 to 65536, found {bins}"))
+                Some(("bins", format!("must be from 512 to 65536, found {bins}")))
             }
             Self::Entropy { levels, .. } if levels != 128 && levels != 256 => {
-                Some(format!("levels must be 128 or 256, found {levels}"))
+                Some(("levels", format!("must be 128 or 256, found {levels}")))
             }
             Self::MinMax {}
             | Self::MovingAverage {}

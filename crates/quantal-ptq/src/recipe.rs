@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::observer::Observer;
+use quantal_data::toml_line;
 use quantal_tensor::{Granularity, Scheme, Storage};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
@@ -272,11 +273,15 @@ impl Recipe {
     /// Reads a recipe from the text of a TOML file.
     pub fn from_toml(text: &str) -> Result<Self> {
         let recipe: Self = toml::from_str(text).map_err(|e| {
-            let line = quantal_data::toml_line(text, &e);
+            let line = toml_line::of_error(text, &e);
             Error::RecipeText { line, message: e.message().trim().replace('\n', ", ") }
         })?;
-        recipe.check()?;
-        Ok(recipe)
+        match recipe.problem() {
+            Some((field, problem)) => {
+                Err(Error::RecipeValue { line: toml_line::of_field(text, &field), field, problem })
+            }
+            None => Ok(recipe),
+        }
     }
 
     /// The recipe as the text of a TOML file, with every field.
@@ -286,41 +291,43 @@ impl Recipe {
 
     /// Whether every number lies where it must.
     pub fn check(&self) -> Result<()> {
-        let wrong = |field: String, problem: String| Err(Error::RecipeValue { field, problem });
+        self.problem().map_or(Ok(()), |(field, problem)| Err(Error::RecipeValue { line: None, field, problem }))
+    }
+
+    /// A field whose value lies where it must not, and what is wrong with it.
+    fn problem(&self) -> Option<(String, String)> {
+        let wrong = |field: &str, problem: String| Some((field.to_owned(), problem));
         if self.version != VERSION {
-            return wrong("version".into(), format!("must be {VERSION}, found {}", self.version));
+            return wrong("version", format!("must be {VERSION}, found {}", self.version));
         }
         if self.calibration.samples == 0 {
-            return wrong("calibration.samples".into(), "must be at least 1".into());
+            return wrong("calibration.samples", "must be at least 1".into());
         }
         let (w, (least, most)) = (&self.weights, self.weights.storage.full_range());
         if w.qmin < least || w.qmax > most || w.qmin >= w.qmax {
             let problem = format!("must hold qmin < qmax within {least} to {most}, found {} to {}", w.qmin, w.qmax);
-            return wrong("weights".into(), problem);
+            return wrong(if w.qmin < least { "weights.qmin" } else { "weights.qmax" }, problem);
         }
         // Real 0 must be a code; asymmetric ranges see to it themselves.
         if w.symmetric && w.storage == Storage::S8 && !(w.qmin < 0 && w.qmax > 0) {
-            return wrong(
-                "weights".into(),
-                format!("symmetric codes must lie around 0, found {} to {}", w.qmin, w.qmax),
-            );
+            return wrong("weights", format!("symmetric codes must lie around 0, found {} to {}", w.qmin, w.qmax));
         }
         if self.activations.ranges == Ranges::DynamicPerToken && !(w.symmetric && w.storage == Storage::S8) {
-            return wrong("weights".into(), "must be symmetric s8 where activations are dynamic".into());
+            return wrong("weights", "must be symmetric s8 where activations are dynamic".into());
         }
-        if let Some(problem) = self.observer.problem() {
-            return wrong("observer".into(), problem);
+        if let Some((field, problem)) = self.observer.problem() {
+            return wrong(&format!("observer.{field}"), problem);
         }
         for (i, o) in self.overrides.iter().enumerate() {
             if !o.fallback && o.observer.is_none() && o.storage.is_none() {
                 let problem = "changes nothing: it must have `fallback = true`, an observer or a storage";
-                return wrong(format!("overrides[{i}]"), problem.into());
+                return wrong(&format!("overrides[{i}]"), problem.into());
             }
-            if let Some(problem) = o.observer.and_then(|o| o.problem()) {
-                return wrong(format!("overrides[{i}].observer"), problem);
+            if let Some((field, problem)) = o.observer.and_then(|o| o.problem()) {
+                return wrong(&format!("overrides[{i}].observer.{field}"), problem);
             }
         }
-        Ok(())
+        None
     }
 
     /// Whether every exception fits some node: one that fits none is a slip of the pen.
@@ -434,7 +441,8 @@ mod tests {
             ("[[overrides]]\nnode = \"a\"", "changes nothing"),
             ("version = 9", "version"),
             ("[calibration]\nsamples = 0", "samples"),
-            ("[calibration]\nsamples = -1", "line 2"),
+            ("[calibration]\nsamples = -1", "line 2, `samples = -1`"),
+            ("[observer]\nkind = \"mse\"\nbins = 3", "line 3, `bins = 3`: `observer.bins`"),
         ] {
             let message = Recipe::from_toml(text).unwrap_err().to_string();
             assert!(message.contains(words), "{text}: {message}");
