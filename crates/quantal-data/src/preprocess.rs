@@ -98,7 +98,7 @@ pub enum Layout {
 }
 
 #[derive(Serialize, Deserialize, Clone, Copy)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "must be \"none\", \"model\" or [height, width] in pixels")]
 enum CropText {
     Word(CropWord),
     Size([usize; 2]),

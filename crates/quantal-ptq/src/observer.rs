@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 /// How the range of an activation is chosen from what was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields, expecting = "a table with the key `kind`")]
 pub enum Observer {
     /// The smallest and the largest value seen.
     MinMax {},

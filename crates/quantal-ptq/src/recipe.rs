@@ -433,6 +433,7 @@ mod tests {
             ("speed = 1", "`speed`"),
             ("[observer]\nkind = \"min_max\"\nbins = 3", "`bins`"),
             ("[observer]\nkind = \"best\"", "`best`"),
+            ("observer = \"mse\"", "expected a table with the key `kind`"),
             ("[observer]\nkind = \"percentile\"\npercent = 0.5", "percent"),
             ("[weights]\nstorage = \"s4\"", "`s4`"),
             ("[weights]\nqmin = -300", "weights"),
