@@ -1,6 +1,7 @@
 //! The `quantal` command: reads the arguments, does the job, prints the result.
 //!
-//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 the command line is wrong.
+//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 the command line is wrong, or a
+//! recipe or preprocessing that it names.
 
 #![forbid(unsafe_code)]
 

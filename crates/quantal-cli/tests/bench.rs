@@ -120,7 +120,7 @@ fn a_trace_does_not_overwrite_the_model() {
     std::fs::copy(MODEL, &copy).expect("the model can be copied");
     let copy = copy.to_str().expect("the folder of tests has a plain name");
     let output = quantal(&["bench", copy, "--trace", copy]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("would overwrite another file") && stderr(&output).contains("hint: "));
     assert_eq!(std::fs::read(copy).expect("it is there"), std::fs::read(MODEL).expect("it is there"));
 }

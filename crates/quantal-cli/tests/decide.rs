@@ -61,9 +61,28 @@ fn unlabelled(folder: &Path) -> String {
 
 #[test]
 fn an_argument_that_means_nothing_is_named_and_ends_with_2() {
-    let (model, data, labels) = (asset(".onnx"), data(), labels());
+    let (model, data, labels, folder) = (asset(".onnx"), data(), labels(), folder("usage"));
+    let written = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("the folder of tests can be written");
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("a path of text").to_owned()
+    };
+    let recipe = written("recipe.toml", "[observer]\nkind = \"mse\"\nbins = 3");
+    let crop = written("crop.toml", "scale = 1\ncrop = \"modl\"");
+    let images = written("images/a.png", "").trim_end_matches("/a.png").to_owned();
+    // A copy, for a check that fails would lose it.
+    let own = folder.join("own.onnx").to_str().expect("a path of text").to_owned();
+    std::fs::copy(&model, &own).expect("copied");
     let good = ["quantize", &model, "--data", &data];
     for (args, words) in [
+        ([&good[..], &["--recipe", &recipe]].concat(), &["recipe.toml", "line 3, `bins = 3`", "512"][..]),
+        (
+            [&good[..], &["--preprocess", &crop]].concat(),
+            &["crop.toml", "line 2, `crop = \"modl\"`", "\"none\", \"model\" or [height, width]"],
+        ),
+        (vec!["quantize", &model, "--data", &images], &["holds images", "add --preprocess"]),
+        (vec!["quantize", &own, "--data", &data, "-o", &own], &["would overwrite"]),
         ([&good[..], &["--recipe", "fats"]].concat(), &["`fats`", "hint: give fast, balanced, best"][..]),
         (
             [&good[..], &["--preprocess", "cifar"]].concat(),
@@ -105,7 +124,7 @@ fn a_search_that_cannot_be_judged_or_met_writes_nothing() {
     let word = quantal(&[&base[..], &["--max-drop", "little"]].concat());
     assert!(word.status.code() == Some(2) && stderr(&word).contains("a number"), "{}", stderr(&word));
     let blind = quantal(&[&base[..], &["--max-drop", "1"]].concat());
-    assert_eq!(blind.status.code(), Some(1));
+    assert_eq!(blind.status.code(), Some(2));
     assert!(stderr(&blind).contains("no labels") && stderr(&blind).contains("--min-sqnr"), "{}", stderr(&blind));
     let hopeless = quantal(&[&base[..], &["--min-sqnr", "500", "--json"]].concat());
     assert_eq!(hopeless.status.code(), Some(1));

@@ -137,7 +137,7 @@ pub fn quantize_within(
     let mut judge = Judge::new(&float.model, held.data, held.members, engine, progress)?;
     if matches!(budget, Budget::MaxDrop(_)) && judge.float_top1().is_none() {
         let hint = "give --labels CSV (and the data they belong to with --eval), or use --min-sqnr, which needs none";
-        return Err(Error::job("--max-drop counts right answers, but the samples have no labels", hint));
+        return Err(Error::usage("--max-drop counts right answers, but the samples have no labels", hint));
     }
     let ladder = Ladder {
         budget,

@@ -32,6 +32,14 @@ pub enum Error {
     /// Deciding and calibrating.
     #[error(transparent)]
     Ptq(#[from] quantal_ptq::Error),
+    /// A recipe in a file.
+    #[error("{path}: {cause}")]
+    Recipe {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        cause: quantal_ptq::Error,
+    },
     /// The instruction set asked for.
     #[error(transparent)]
     Isa(#[from] UnknownIsa),
@@ -64,13 +72,21 @@ impl Error {
         Self::Usage { message: message.into(), hint }
     }
 
-    /// Whether what was asked for has no meaning, whatever the files hold.
+    /// Whether what was asked for has no meaning or lacks something, in options or in the files that stand for options
+    /// (recipes, preprocessings), rather than in the model or the data.
     pub fn is_usage(&self) -> bool {
+        use quantal_data::Error as Data;
         matches!(
             self,
             Self::Usage { .. }
+                | Self::Recipe { .. }
                 | Self::Ptq(quantal_ptq::Error::UnknownPreset { .. })
-                | Self::Data(quantal_data::Error::UnknownPreset { .. })
+                | Self::Data(
+                    Data::UnknownPreset { .. }
+                        | Data::PreprocessFile { .. }
+                        | Data::NeedsPreprocess { .. }
+                        | Data::Tokenizer { path: None, .. }
+                )
         )
     }
 
@@ -81,7 +97,7 @@ impl Error {
             Self::Import { cause, .. } => cause.hint(),
             Self::Run(e) => e.hint(),
             Self::Data(e) => e.hint(),
-            Self::Ptq(e) => e.hint(),
+            Self::Ptq(e) | Self::Recipe { cause: e, .. } => e.hint(),
             Self::Usage { hint, .. } => Some((*hint).to_owned()),
             Self::Job { hint, .. } => hint.clone(),
             Self::Isa(_) => Some("unset QUANTAL_ISA to use the best that this CPU has".to_owned()),

@@ -63,7 +63,7 @@ pub(crate) fn rank(scores: &[f32], sample: &Sample) -> Result<Option<usize>, Err
 fn label_of(sample: &Sample) -> Result<u32, Error> {
     sample.label.ok_or_else(|| {
         let hint = "give --labels FILE, a CSV with the columns file and label";
-        Error::job(format!("sample `{}` has no label to compare with", sample.name), hint)
+        Error::usage(format!("sample `{}` has no label to compare with", sample.name), hint)
     })
 }
 

@@ -354,8 +354,5 @@ pub fn load_recipe(argument: &str) -> Result<Recipe, Error> {
     }
     let text = std::fs::read_to_string(path)
         .map_err(|e| Error::job(format!("cannot read the recipe {}: {e}", shown(path)), "give a TOML file"))?;
-    Recipe::from_toml(&text).map_err(|e| {
-        let hint = e.hint().unwrap_or_default();
-        Error::job(format!("{}: {e}", shown(path)), &hint)
-    })
+    Recipe::from_toml(&text).map_err(|cause| Error::Recipe { path: shown(path), cause })
 }
