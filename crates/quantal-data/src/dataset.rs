@@ -114,12 +114,13 @@ impl Source {
         }
     }
 
-    /// What messages and lists call a sample of the data at `path`.
+    /// What messages and lists call a sample of the data at `path`: however that is spelled, as in labels.
     fn name(&self, path: &Path, i: usize) -> String {
+        let file = || shown(path.file_name().unwrap_or_default().as_ref());
         match self {
             Self::Images(files, _) | Self::Npz(files) | Self::Npy(files) | Self::Raw(files, _) => shown(&files.name(i)),
-            Self::Stack(_) | Self::Idx(..) => format!("{}[{i}]", shown(path)),
-            Self::Text(text) => format!("{}:{}", shown(path), text.line(i)),
+            Self::Stack(_) | Self::Idx(..) => format!("{}[{i}]", file()),
+            Self::Text(text) => format!("{}:{}", file(), text.line(i)),
         }
     }
 }
@@ -185,6 +186,8 @@ impl Dataset {
         let metadata = std::fs::metadata(&spec.path).map_err(|e| Error::io(&spec.path, &e))?;
         let (kind, files) = if metadata.is_dir() { folder(&spec.path)? } else { file(&spec.path)? };
         let single = !metadata.is_dir();
+        // One file of many samples is the same data, in its folder or by itself.
+        let in_file = || DataSpec { path: files.path(0), ..spec.clone() };
         let source = match kind {
             Kind::Images => {
                 let Some(preprocess) = &spec.preprocess else {
@@ -198,25 +201,26 @@ impl Dataset {
             Kind::Npy => Source::Npy(files),
             Kind::Raw => Source::Raw(files, raw_shape(inputs)?),
             Kind::Idx => {
-                let [at] = files.paths.as_slice() else {
+                let [_] = files.paths.as_slice() else {
                     let names: Vec<String> = files.paths.iter().map(|p| shown(p)).collect();
                     return Err(Error::Mixed {
                         path: shown(&spec.path),
                         kinds: format!("IDX files {}", names.join(", ")),
                     });
                 };
-                let path = if single { spec.path.clone() } else { spec.path.join(at) };
-                return Self::open_idx(spec, inputs, &path);
+                return Self::open_idx(&in_file(), inputs);
             }
             Kind::Text => {
-                let path = if files.paths.len() == 1 { files.path(0) } else { spec.path.clone() };
-                Source::Text(Box::new(Text::open(&path, spec.tokenizer.as_deref(), inputs)?))
+                let spec = in_file();
+                let text = Text::open(&spec.path, spec.tokenizer.as_deref(), inputs)?;
+                return Self::assemble(&spec, inputs, kind, Source::Text(Box::new(text)), None);
             }
         };
         Self::assemble(spec, inputs, kind, source, None)
     }
 
-    fn open_idx(spec: &DataSpec, inputs: &[InputSpec], path: &Path) -> Result<Self, Error> {
+    fn open_idx(spec: &DataSpec, inputs: &[InputSpec]) -> Result<Self, Error> {
+        let path = &spec.path;
         let plain = || PRESETS.iter().find(|p| p.name == "mnist").expect("the preset exists").preprocess();
         let plan = Plan::new(&spec.preprocess.clone().unwrap_or_else(plain), inputs)?;
         let images = idx::read(path, 3)?;
