@@ -1,5 +1,6 @@
 //! A dataset: what a path holds, checked against the model, and its samples as a stream.
 
+mod crop;
 mod figures;
 mod list;
 
@@ -10,6 +11,7 @@ use crate::image::{Pixels, Plan};
 use crate::preprocess::{PRESETS, Preprocess};
 use crate::text::Text;
 use crate::{files, idx, labels, npz};
+pub use crop::SmallCrop;
 use quantal_tensor::{DType, Tensor};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};

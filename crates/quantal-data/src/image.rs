@@ -91,13 +91,19 @@ impl Plan {
         self.tensor(&name, decode(path)?)
     }
 
+    /// Height and width of an image of that size once it is resized, and of what is kept of it.
+    pub(crate) fn cropped(&self, [h, w]: [usize; 2]) -> ([usize; 2], [usize; 2]) {
+        let (h, w) = self.preprocess.resized(h, w, self.crop).unwrap_or((h, w));
+        ([h, w], self.crop.unwrap_or([h, w]))
+    }
+
     /// The input from pixels, with a batch dimension of 1.
     pub(crate) fn tensor(&self, name: &str, mut pixels: Pixels) -> Result<Tensor, Error> {
-        if let Some(to) = self.preprocess.resized(pixels.h, pixels.w, self.crop) {
-            let data = resize::bilinear(&pixels.data, (pixels.h, pixels.w), to, pixels.channels);
-            pixels = Pixels { h: to.0, w: to.1, data, ..pixels };
+        let (to, [h, w]) = self.cropped([pixels.h, pixels.w]);
+        if to != [pixels.h, pixels.w] {
+            let data = resize::bilinear(&pixels.data, (pixels.h, pixels.w), to.into(), pixels.channels);
+            pixels = Pixels { h: to[0], w: to[1], data, ..pixels };
         }
-        let [h, w] = self.crop.unwrap_or([pixels.h, pixels.w]);
         if h > pixels.h || w > pixels.w {
             let message = format!(
                 "{}x{} pixels are smaller than the crop of {h}x{w}: it needs a resize, or is another model's",
@@ -205,10 +211,15 @@ impl Plan {
     }
 }
 
-/// Decodes a JPEG or PNG file, whatever its name says, to gray or RGB.
-fn decode(path: &Path) -> Result<Pixels, Error> {
+/// Height and width of a JPEG or PNG file.
+pub(crate) fn size(path: &Path) -> Result<[usize; 2], Error> {
+    let (w, h) = decoder(path)?.dimensions();
+    Ok([h as usize, w as usize])
+}
+
+/// The decoder of a JPEG or PNG file, whatever its name says.
+fn decoder(path: &Path) -> Result<impl ImageDecoder, Error> {
     let name = shown(path);
-    let bad = |e: image::ImageError| Error::image(&name, one_line(&e.to_string()));
     let (file, len) = files::open(path)?;
     if len == 0 {
         return Err(Error::image(&name, "the file is empty"));
@@ -220,7 +231,13 @@ fn decode(path: &Path) -> Result<Pixels, Error> {
     let mut limits = image::Limits::default();
     limits.max_alloc = Some(MAX_IMAGE_BYTES);
     reader.limits(limits);
-    let decoder = reader.into_decoder().map_err(bad)?;
+    reader.into_decoder().map_err(|e| Error::image(&name, one_line(&e.to_string())))
+}
+
+/// Decodes a JPEG or PNG file to gray or RGB.
+fn decode(path: &Path) -> Result<Pixels, Error> {
+    let name = shown(path);
+    let decoder = decoder(path)?;
     let (w, h) = decoder.dimensions();
     let bytes = decoder.total_bytes();
     if u64::from(w) * u64::from(h) > MAX_PIXELS || bytes > MAX_IMAGE_BYTES {
@@ -232,7 +249,7 @@ fn decode(path: &Path) -> Result<Pixels, Error> {
     // A poisoned lock guards no data.
     let _one_at_a_time =
         (bytes > LARGE_IMAGE_BYTES).then(|| LARGE_IMAGE.lock().unwrap_or_else(PoisonError::into_inner));
-    let decoded = DynamicImage::from_decoder(decoder).map_err(bad)?;
+    let decoded = DynamicImage::from_decoder(decoder).map_err(|e| Error::image(&name, one_line(&e.to_string())))?;
     let (h, w) = (h as usize, w as usize);
     Ok(match decoded {
         DynamicImage::ImageLuma8(gray) => Pixels { h, w, channels: 1, data: gray.into_raw() },

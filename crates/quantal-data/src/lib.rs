@@ -23,7 +23,7 @@ mod resize;
 mod text;
 pub mod toml_line;
 
-pub use dataset::{DataSpec, Dataset, Kind, Sample};
+pub use dataset::{DataSpec, Dataset, Kind, Sample, SmallCrop};
 pub use error::{Error, shown};
 pub use fit::{InputSpec, feeds_from_arrays};
 pub use metric::Accuracy;

@@ -17,7 +17,7 @@ use distribution::quantile;
 pub use distribution::{Distribution, FigureRow};
 use problems::within;
 pub use problems::{LEAST_SAMPLES, Problem};
-use quantal_data::Dataset;
+use quantal_data::{Dataset, SmallCrop};
 use quantal_ir::Graph;
 use quantal_ptq::{Covered, Progress, Recipe, Runs, Sampled, Tracked};
 use serde::Serialize;
@@ -38,6 +38,9 @@ pub struct DataCheck {
     pub samples: usize,
     /// The samples that they were held against, in words.
     pub against: Option<String>,
+    /// The crop of the images, if it leaves most of them out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub small_crop: Option<SmallCrop>,
     /// What is wrong; empty if the data is fit to calibrate with.
     pub problems: Vec<Problem>,
     /// Number of samples from which nine ranges in ten stay near those of all samples.
@@ -131,6 +134,7 @@ pub fn check_data(
         data: data.describe(),
         samples: a.notes.len(),
         against: against.map(|(data, _)| data.describe()),
+        small_crop: data.small_crop(),
         problems: Vec::new(),
         enough: enough(&growth),
         growth,

@@ -6,7 +6,7 @@ use crate::error::{Error, shown};
 use crate::eval::scores;
 use crate::model::Model;
 use crate::prepare::canonical;
-use quantal_data::Dataset;
+use quantal_data::{Dataset, SmallCrop};
 use quantal_ir::passes::Change;
 use quantal_ir::{Graph, cost};
 use quantal_ptq::{IdleOverride, Prepared, Progress, Quantized, Recipe, Runs, Verdict};
@@ -39,6 +39,9 @@ pub struct Report {
     pub data: String,
     /// Number of those samples.
     pub samples: usize,
+    /// The crop of the images, if it leaves most of them out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub small_crop: Option<SmallCrop>,
     /// Which of the recipe's overrides change nothing, counted from 0.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub idle_overrides: Vec<IdleOverride>,
@@ -254,6 +257,7 @@ impl<'a> Rewritten<'a> {
             recipe: recipe.clone(),
             data: data.describe(),
             samples: made.calibration.samples,
+            small_crop: data.small_crop(),
             idle_overrides: quantal_ptq::idle_overrides(&made.float, recipe)?,
             passes,
             decisions: decisions.collect(),

@@ -1,12 +1,11 @@
 //! `quantal check-data`, as people read it.
 
-use super::{bar, dataset, engine, json, paths};
+use super::{bar, dataset, engine, json, paths, text};
 use crate::args::{CheckDataArgs, DataArgs};
 use crate::printer;
 use quantal::data::{Dataset, shown};
 use quantal::{DataCheck, Distribution, Error, Model};
 use std::fmt::Write as _;
-use std::path::Path;
 
 pub(super) fn check_data(a: &CheckDataArgs, as_json: bool) -> Result<String, Error> {
     let engine = engine(&a.threads)?;
@@ -26,7 +25,7 @@ pub(super) fn check_data(a: &CheckDataArgs, as_json: bool) -> Result<String, Err
     if let Some(path) = &a.output {
         quantal::save_text(path, &lines(&found.picked))?;
     }
-    let text = if as_json { json(&found) } else { report(&found, pick, a.output.as_deref()) };
+    let text = if as_json { json(&found) } else { report(&found, pick, a) };
     if found.problems.is_empty() {
         return Ok(text);
     }
@@ -44,12 +43,13 @@ const MOST_NAMES: usize = 10;
 /// Rows that are shown of one list.
 const MOST_ROWS: usize = 5;
 
-fn report(c: &DataCheck, asked: usize, output: Option<&Path>) -> String {
+fn report(c: &DataCheck, asked: usize, a: &CheckDataArgs) -> String {
     let mut t = format!("{}: {}", c.model, c.data);
     if let Some(other) = &c.against {
         let _ = write!(t, ", against {other}");
     }
     t += "\n";
+    t += &c.small_crop.as_ref().map_or_else(String::new, |c| text::small_crop(c, a.data.preprocess.as_deref()));
     if c.problems.is_empty() {
         t += "no problem found: fit to calibrate with\n";
     }
@@ -82,7 +82,7 @@ fn report(c: &DataCheck, asked: usize, output: Option<&Path>) -> String {
         let (count, all) = (c.picked.len(), c.samples);
         let short = if count < asked { format!(" ({asked} were asked for, no more are fit)") } else { String::new() };
         let what = format!("{count} of the {all} samples cover them best{short}");
-        match output {
+        match &a.output {
             Some(path) => _ = writeln!(t, "\n{what}; their names are in {}", shown(path)),
             None => _ = writeln!(t, "\nthese {what}:\n{}", lines(&c.picked).trim_end()),
         }

@@ -64,7 +64,8 @@ pub(super) fn quantize(a: &QuantizeArgs, as_json: bool) -> Result<String, Error>
     made.model.save(&output)?;
     let output_bytes = std::fs::metadata(&output).map_or(0, |m| m.len());
     let unlabelled = evaluation.as_ref().map_or(0, Dataset::unlabelled);
-    let summary = text::Summary { report: &made.report, output: shown(&output), output_bytes, accuracy, unlabelled };
+    let (report, preprocess) = (&made.report, a.data.preprocess.as_deref());
+    let summary = text::Summary { report, output: shown(&output), output_bytes, accuracy, preprocess, unlabelled };
     let text = if as_json {
         json(&Searched { ladder: ladder.as_ref(), summary })
     } else {

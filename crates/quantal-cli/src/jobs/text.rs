@@ -1,5 +1,6 @@
 //! Results as people read them.
 
+use quantal::data::SmallCrop;
 use quantal::{Comparison, Coverage, Engine, Evaluation, Inspection, Outcome, Quickstart, Report, Status};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -136,9 +137,23 @@ pub(super) struct Summary<'a> {
     pub(super) output_bytes: u64,
     /// Accuracy of the float and of the INT8 model, if it was asked for.
     pub(super) accuracy: Option<[Evaluation; 2]>,
+    /// What is done to images, as it was asked for.
+    #[serde(skip)]
+    pub(super) preprocess: Option<&'a str>,
     /// Samples of the evaluation that have no label.
     #[serde(skip)]
     pub(super) unlabelled: usize,
+}
+
+/// A note about a crop that leaves most of the pictures out.
+pub(super) fn small_crop(c: &SmallCrop, preprocess: Option<&str>) -> String {
+    let ([h, w], [kept_h, kept_w]) = (c.pixels, c.kept);
+    let share = 100.0 * (kept_h * kept_w) as f64 / (h * w) as f64;
+    let who = preprocess.unwrap_or("the model's input size").escape_debug();
+    let image = &c.image;
+    format!(
+        "note: {who} keeps {kept_h}x{kept_w} of the {h}x{w} pixels of {image}, {share:.1} %: is this the crop of the model?\n"
+    )
 }
 
 pub(super) fn summary(s: &Summary<'_>) -> String {
@@ -152,6 +167,7 @@ pub(super) fn summary(s: &Summary<'_>) -> String {
         let node = r.recipe.overrides[i].node.escape_debug();
         let _ = writeln!(t, "note: `overrides[{i}]`, for `{node}`, changes nothing in this model: {why}");
     }
+    t += &r.small_crop.as_ref().map_or_else(String::new, |crop| small_crop(crop, s.preprocess));
     t += &passes(r);
     t += &rearranged(r);
     t += &rounding(r);

@@ -91,6 +91,25 @@ fn figures_of_images_are_those_of_the_pixels_in_any_layout_and_normalization() {
 }
 
 #[test]
+fn a_crop_of_less_than_half_of_both_sides_is_small() {
+    use crate::preprocess::Resize;
+    let crop_of = |h, w, resize| {
+        let folder = tempfile::tempdir().unwrap();
+        save_png(&folder.path().join("a.png"), h, w, 0);
+        let preprocess = Some(Preprocess { resize, ..Preprocess::default() });
+        let spec = DataSpec { path: folder.path().to_path_buf(), preprocess, ..DataSpec::default() };
+        Dataset::open(&spec, &[input("x", DType::F32, &[0, 3, 4, 4])]).unwrap().small_crop()
+    };
+    let small = |pixels| Some(SmallCrop { image: "a.png".to_owned(), pixels, kept: [4, 4] });
+    assert_eq!(crop_of(9, 10, Resize::None), small([9, 10]));
+    assert_eq!(crop_of(5, 6, Resize::ShortSide(40)), small([40, 48]));
+    // A half of a side, a panorama, a photo brought to the size first.
+    assert_eq!(crop_of(8, 8, Resize::None), None);
+    assert_eq!(crop_of(7, 90, Resize::None), None);
+    assert_eq!(crop_of(90, 90, Resize::Auto), None);
+}
+
+#[test]
 fn broken_images_are_errors_that_name_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bad.png");
