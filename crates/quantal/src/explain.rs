@@ -144,7 +144,7 @@ fn advice(rows: &[ExplanationRow], samples: usize) -> String {
     let choice = format!("the recipe `{}`", row.choice);
     let Some(drop) = o.drop else {
         return format!(
-            "{choice} keeps outputs within {:.1} dB, with the same highest score on {:.1} % of samples; labels (--eval, \
+            "{choice} keeps outputs within {:.1} dB, with the same highest score on {:.1} % of {samples} samples; labels (--eval, \
              --labels) would say what that means for accuracy",
             o.sqnr_db,
             100.0 * o.agreement

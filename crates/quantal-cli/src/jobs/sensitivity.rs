@@ -20,7 +20,7 @@ const BAR: usize = 24;
 
 fn chart(s: &SensitivityReport) -> String {
     let top1 = |e: &EffectRow| e.top1.map_or_else(String::new, |t| format!("{:7.2} %", 100.0 * t));
-    let mut t = format!("{}: {} of {}\n", s.model, s.samples, s.data);
+    let mut t = format!("{}: measured on {} of {}\n", s.model, s.samples, s.data);
     if let Some(float) = s.float_top1 {
         let _ = writeln!(t, "float top-1 {:.2} %", 100.0 * float);
     }

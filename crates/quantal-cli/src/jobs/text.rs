@@ -173,11 +173,7 @@ pub(super) fn summary(s: &Summary<'_>) -> String {
     t += &rounding(r);
     t += &in_integers(r);
     let _ = writeln!(t, "size: {} -> {}", size(r.float_bytes), size(s.output_bytes));
-    let _ = writeln!(
-        t,
-        "cost: outputs within {:.1} dB SQNR of float; same highest score on {} of {} samples",
-        r.output_sqnr_db, r.agreeing, r.compared
-    );
+    t += &cost(r);
     if let Some([float, integer]) = &s.accuracy {
         t += &accuracy(float, integer, s.unlabelled);
     }
@@ -238,6 +234,17 @@ fn in_integers(r: &Report) -> String {
 
 /// Nodes in float that a person is shown.
 const MOST_FALLBACKS: usize = 8;
+
+fn cost(r: &Report) -> String {
+    let compared = r.compared;
+    if r.output_sqnr_db.is_infinite() {
+        return format!("cost: none, outputs are those of float (on {compared} samples)\n");
+    }
+    let (db, agreeing) = (r.output_sqnr_db, r.agreeing);
+    format!(
+        "cost: on {compared} of the calibration samples, outputs within {db:.1} dB SQNR of float, same highest score on {agreeing}\n"
+    )
+}
 
 fn accuracy(float: &Evaluation, integer: &Evaluation, unlabelled: usize) -> String {
     let (a, b) = (100.0 * float.top1, 100.0 * integer.top1);
@@ -310,7 +317,7 @@ pub(super) fn quickstart(q: &Quickstart, cpu: &str, engine: Engine) -> String {
     line(
         "closeness",
         format!("{:.1} dB SQNR", r.output_sqnr_db),
-        "of the outputs; 20 dB is one part in ten, 40 dB one in a hundred",
+        &format!("of the outputs on {} digits; 20 dB is one part in ten, 40 dB one in a hundred", r.compared),
     );
     if let Some([f, i]) = &r.timing {
         let (f, i) = (f.wall_ms.min, i.wall_ms.min);
