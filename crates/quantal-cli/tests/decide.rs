@@ -106,11 +106,13 @@ fn an_override_that_changes_nothing_is_said() {
     // The first takes all nodes, so nothing is left for the second.
     std::fs::write(&recipe, of("*") + &of("*pointwise")).expect("written");
     let (recipe, out) = (recipe.to_str().unwrap(), out.to_str().unwrap());
-    let made =
-        quantal(&["quantize", &model, "--data", &data, "--samples", "4", "--recipe", recipe, "-o", out, "--json"]);
-    let made = json(&made);
+    let args = ["quantize", &model, "--data", &data, "--samples", "4", "--recipe", recipe, "-o", out];
+    let made = json(&quantal(&[&args[..], &["--json"]].concat()));
     assert_eq!((&made["idle_overrides"][0]["index"], &made["integer_mac_share"]), (&1.into(), &0.0.into()));
     assert!(made["idle_overrides"][0]["why"].as_str().is_some_and(|why| why.contains("come first")));
+    // Where nothing is in codes there are no ranges, and no samples were too few for them.
+    let text = String::from_utf8(quantal(&args).stdout).expect("results are text");
+    assert!(!text.contains("ranges by") && !text.contains("few samples") && text.contains("cost: none"), "{text}");
 }
 
 #[test]

@@ -159,8 +159,12 @@ pub(super) fn small_crop(c: &SmallCrop, preprocess: Option<&str>) -> String {
 pub(super) fn summary(s: &Summary<'_>) -> String {
     let r = s.report;
     let mut t = format!("{}  ->  {}\n", r.model, s.output);
-    let _ = writeln!(t, "calibrated on {} of {}, ranges by {}", r.samples, r.data, r.recipe.observer.name());
-    if r.samples < quantal::LEAST_SAMPLES {
+    if r.samples == 0 {
+        t += "nothing to calibrate: no range of this recipe follows from data\n";
+    } else {
+        let _ = writeln!(t, "calibrated on {} of {}, ranges by {}", r.samples, r.data, r.recipe.observer.name());
+    }
+    if (1..quantal::LEAST_SAMPLES).contains(&r.samples) {
         t += "note: so few samples leave ranges to chance; `quantal check-data` says how many are enough\n";
     }
     for &quantal::IdleOverride { index: i, why } in &r.idle_overrides {
