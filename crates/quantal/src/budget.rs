@@ -348,7 +348,24 @@ impl Climb<'_, '_> {
 
     /// What would help where nothing here did.
     fn advise(&mut self, samples: usize) {
+        let (rungs, budget) = (&self.ladder.rungs, self.ladder.budget);
         let mut advice = Vec::new();
+        if let Some(last) = rungs.last().filter(|r| too_little(&r.outcome)) {
+            advice.push(format!(
+                "more nodes in float, by `fallback = true` in a recipe: the search ends at {}, with less than half of the work \
+                 in integers",
+                nodes(last.in_float.len())
+            ));
+        }
+        let kept = rungs.iter().filter(|r| !too_little(&r.outcome));
+        if let Some(r) = kept.min_by(|a, b| budget.excess(&a.outcome).total_cmp(&budget.excess(&b.outcome))) {
+            advice.push(match (budget, r.outcome.drop) {
+                (Budget::MaxDrop(_), Some(drop)) => format!("a wider budget: `{}` loses {drop:.2} points", r.name),
+                (Budget::MaxDrop(_), None) | (Budget::MinSqnr(_), _) => {
+                    format!("a lower budget: `{}` comes to {:.1} dB", r.name, r.outcome.sqnr_db)
+                }
+            });
+        }
         if samples < Recipe::default().calibration.samples {
             advice.push(format!(
                 "more data: calibration saw {samples} samples; 256 are usual (`quantal check-data` says more)"
@@ -358,10 +375,6 @@ impl Climb<'_, '_> {
             "quantization-aware training: what rounding after training loses, training with rounding wins back"
                 .to_owned(),
         );
-        let most = self.ladder.rungs.iter().filter(|r| !r.in_float.is_empty()).map(|r| r.in_float.len()).max();
-        if let Some(n) = most {
-            advice.push(format!("a wider budget, or the float model: leaving {} in float was not enough", nodes(n)));
-        }
         self.ladder.advice = advice;
     }
 }

@@ -29,7 +29,7 @@ fn table(e: &Explanation) -> String {
     for r in &e.rows {
         if r.decision != decision {
             decision = r.decision;
-            let _ = writeln!(t, "\n{decision:34} top-1    drop  changed     SQNR        ms  integer");
+            let _ = writeln!(t, "\n{decision:33}{}", text::outcome_columns(e.float_top1.is_some()));
         }
         let mark = |on, c| if on { c } else { ' ' };
         let _ = write!(t, " {}{} {:28} ", mark(r.is_base, '='), mark(r.best, '*'), r.choice);

@@ -115,7 +115,7 @@ fn table(ladder: &Ladder) -> String {
     if let Some(doubt) = &ladder.doubt {
         let _ = writeln!(t, "note: {doubt}");
     }
-    t += "      top-1    drop  changed     SQNR        ms  integer   recipe\n";
+    let _ = writeln!(t, "    {}   recipe", text::outcome_columns(ladder.float_top1.is_some()));
     for r in &ladder.rungs {
         let o = &r.outcome;
         let met = if r.met { "-->" } else { "   " };

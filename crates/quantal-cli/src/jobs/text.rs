@@ -185,13 +185,20 @@ pub(super) fn summary(s: &Summary<'_>) -> String {
     t
 }
 
-/// The figures of one quantized model, in columns; top-1 and what follows from it are blank without labels.
+/// What [`outcome`] shows; without labels there is no top-1, nor what follows from it.
+pub(super) fn outcome_columns(labelled: bool) -> String {
+    let right = if labelled { "  top-1    drop  changed " } else { "" };
+    format!("{right}    SQNR        ms  integer")
+}
+
+/// The figures of one quantized model, in columns.
 pub(super) fn outcome(o: &Outcome) -> String {
-    let top1 = o.top1.map_or_else(|| format!("{:7}", ""), |t| format!("{:6.2}%", 100.0 * t));
-    let drop = o.drop.map_or_else(|| format!("{:7}", ""), |d| format!("{d:7.2}"));
-    let changed = o.changed.map_or_else(|| format!("{:8}", ""), |n| format!("{n:8}"));
+    let right = match (o.top1, o.drop, o.changed) {
+        (Some(top1), Some(drop), Some(changed)) => format!("{:6.2}% {drop:7.2} {changed:8} ", 100.0 * top1),
+        _ => String::new(),
+    };
     let share = o.integer_mac_share.map_or_else(|| format!("{:8}", "?"), |s| format!("{:6.1} %", 100.0 * s));
-    format!("{top1} {drop} {changed} {:6.1} dB {:8.3}  {share}", o.sqnr_db, o.ms)
+    format!("{right}{:6.1} dB {:8.3}  {share}", o.sqnr_db, o.ms)
 }
 
 fn passes(r: &Report) -> String {
