@@ -205,3 +205,12 @@ fn nodes_are_ranked_by_the_noise_that_they_make_alone() {
     let macs: f64 = nodes.iter().filter_map(|n| n["mac_share"].as_f64()).sum();
     assert!((macs - 1.0).abs() < 1e-9, "{macs}");
 }
+
+#[test]
+fn a_float_model_is_covered_in_a_line_an_operator() {
+    let lines = String::from_utf8(quantal(&["inspect", &asset(".onnx"), "--coverage"]).stdout).expect("text");
+    let rows: Vec<&str> = lines.lines().skip_while(|l| !l.starts_with("how its nodes run")).skip(1).collect();
+    let all = list(&json(&quantal(&["inspect", &asset(".onnx"), "--coverage", "--json"]))["coverage"]).len();
+    let counts = rows.iter().filter_map(|l| l.split_whitespace().nth(1)?.parse::<usize>().ok());
+    assert!(counts.sum::<usize>() == all && rows.len() <= all, "{lines}");
+}

@@ -106,7 +106,7 @@ impl Error {
                 let near: Vec<String> = near.iter().map(|name| format!("`{}`", name.escape_debug())).collect();
                 let near = if near.is_empty() { String::new() } else { format!("near it: {}; ", near.join(", ")) };
                 format!(
-                    "{near}`quantal inspect MODEL --coverage` lists all nodes, of which batch norms are folded first"
+                    "{near}`quantal inspect MODEL --coverage --json` lists all nodes, of which batch norms are folded first"
                 )
             }
             Self::WeightsNotFinite { .. } | Self::ConstantNotFinite { .. } => {

@@ -3,6 +3,7 @@
 use quantal::data::SmallCrop;
 use quantal::{Comparison, Coverage, Engine, Evaluation, Inspection, Outcome, Quickstart, Report, Status};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 pub(super) fn evaluation(e: &Evaluation) -> String {
@@ -57,9 +58,32 @@ pub(super) fn inspection(i: &Inspection, coverage: Option<&Coverage>) -> String 
         }
     }
     if let Some(c) = coverage {
-        t += &coverage_table(c);
+        let float = i.quantized.is_empty() && c.count(|s| matches!(s, Status::Integer { .. })) == 0;
+        t += &if float { float_coverage(c) } else { coverage_table(c) };
     }
     t
+}
+
+/// Coverage of a model in which nothing is quantized: what nodes have in common, for each says the same.
+fn float_coverage(c: &Coverage) -> String {
+    let mut counts: BTreeMap<(&str, &str, String), usize> = BTreeMap::new();
+    for row in &c.rows {
+        let (what, why) = match &row.status {
+            Status::Fused { into } => ("fused", format!("into {}", c.row(*into).map_or("?", |r| &r.op))),
+            Status::Float { reason: quantal::Reason::InputNotQuantized { .. } } => {
+                ("float", "its input is not quantized".into())
+            }
+            other => status(c, other),
+        };
+        *counts.entry((what, &row.op, why)).or_default() += 1;
+    }
+    let mut rows: Vec<_> = counts.into_iter().collect();
+    rows.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let mut t = String::from("how its nodes run here:\n");
+    for ((what, op, why), count) in rows {
+        let _ = writeln!(t, "  {what:8} {count:>6}  {op:20} {why}");
+    }
+    t + "nothing in this model is quantized (--json lists each node)\n"
 }
 
 fn status(c: &Coverage, s: &Status) -> (&'static str, String) {
