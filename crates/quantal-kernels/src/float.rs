@@ -40,7 +40,7 @@ mod winograd;
 mod x86;
 
 pub use binary::{Binary, Operand, binary, binary_in_place};
-pub use calibrate::{Survey, bin, survey};
+pub use calibrate::{Survey, add_moments, bin, survey};
 pub use conv::{PackedConv, conv};
 pub use conv_dw::{Stage, conv_dw};
 pub use conv_transpose::{PackedConvTranspose, conv_transpose, valid_transposed};

@@ -8,12 +8,9 @@
 
 use quantal_ir::graph::Uses;
 use quantal_ir::{Graph, Op, ValueId};
-use quantal_kernels::Threads;
+use quantal_kernels::Isa;
+use quantal_kernels::float::add_moments;
 use quantal_runtime::Layout;
-use std::sync::Mutex;
-
-/// Channels that one task looks at.
-const CHANNELS: usize = 64;
 
 /// Positions of one tensor of one sample that count for all, evenly spaced.
 const POSITIONS: usize = 256;
@@ -46,7 +43,7 @@ impl Balance {
     }
 
     /// Takes in one sample, as it lies. Channels of another number than those before are left out.
-    pub fn add(&mut self, values: &[f32], shape: &[usize], layout: Layout, threads: &Threads) {
+    pub fn add(&mut self, values: &[f32], shape: &[usize], layout: Layout, isa: Isa) {
         if self.axis >= shape.len() {
             return;
         }
@@ -61,27 +58,18 @@ impl Balance {
         let positions = values.len() / channels;
         self.extended |= positions > shape[0];
         let step = positions.div_ceil(POSITIONS);
-        let moments = |((sum, square), v): ((&mut f64, &mut f64), &f32)| {
-            let v = f64::from(*v);
-            *sum += v;
-            *square += v * v;
-        };
-        let parts = self.sums.chunks_mut(CHANNELS).zip(self.squares.chunks_mut(CHANNELS)).map(Mutex::new);
-        let parts: Vec<_> = parts.collect();
-        threads.parallel_for(parts.len(), &|i| {
-            let mut part = parts[i].lock().expect("nobody panics with it");
-            let (sums, squares) = &mut *part;
+        if inner == 1 {
+            add_moments(isa, values, step, &mut self.sums, &mut self.squares);
+        } else {
             for p in (0..positions).step_by(step) {
-                let start = p / inner * inner * channels + p % inner + i * CHANNELS * inner;
-                let both = sums.iter_mut().zip(squares.iter_mut());
-                // Nearly all values lie channels-last, and only a loop over neighbours becomes vector instructions.
-                if inner == 1 {
-                    both.zip(&values[start..]).for_each(moments);
-                } else {
-                    both.zip(values[start..].iter().step_by(inner)).for_each(moments);
+                let channels = values[p / inner * inner * channels + p % inner..].iter().step_by(inner);
+                for ((sum, square), &v) in self.sums.iter_mut().zip(&mut self.squares).zip(channels) {
+                    let v = f64::from(v);
+                    *sum += v;
+                    *square += v * v;
                 }
             }
-        });
+        }
         self.count += positions.div_ceil(step) as u64;
     }
 
@@ -120,8 +108,8 @@ mod tests {
         let standard = channels.concat();
         let last: Vec<f32> = (0..4).flat_map(|p| channels.iter().map(move |c| c[p])).collect();
         match layout {
-            Layout::Standard => found.add(&standard, &[1, channels.len(), 4, 1], layout, &Threads::new(1)),
-            Layout::ChannelsLast => found.add(&last, &[1, 4, 1, channels.len()], layout, &Threads::new(1)),
+            Layout::Standard => found.add(&standard, &[1, channels.len(), 4, 1], layout, Isa::PORTABLE),
+            Layout::ChannelsLast => found.add(&last, &[1, 4, 1, channels.len()], layout, Isa::PORTABLE),
         }
         found
     }
@@ -144,7 +132,7 @@ mod tests {
         b.conv(x, 2);
         let mut found = Balance::of(&b.graph, &b.graph.uses(), x).unwrap();
         for nearly in [0.999, 1.001] {
-            found.add(&[nearly, nearly], &[1, 2, 1, 1], Layout::Standard, &Threads::new(1));
+            found.add(&[nearly, nearly], &[1, 2, 1, 1], Layout::Standard, Isa::PORTABLE);
         }
         // Steps of 0.12 make noise of 0.0012, against squares of about 1.
         let expected = -10.0 * 0.0012_f64.log10();

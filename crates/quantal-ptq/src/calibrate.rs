@@ -85,7 +85,7 @@ impl Calibration {
             spread.add(tensor.as_slice(), tensor.shape());
         }
         if let Some(balance) = self.balances.get_mut(&seen.value) {
-            balance.add(values, shape, seen.layout, seen.threads);
+            balance.add(values, shape, seen.layout, isa);
         }
         let found = survey(isa, values, [channels, inner], seen.threads);
         if let (Some(means), Some(_)) = (means, axis) {

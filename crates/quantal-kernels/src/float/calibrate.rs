@@ -236,6 +236,60 @@ pub(super) unsafe fn bins<I: FloatIsa>(isa: I, b: &Bins<'_>) {
     }
 }
 
+/// Adds up the values of each channel, and their squares, at every `step`-th position of `x`, whose channels are last.
+///
+/// # Panics
+/// If there is no channel, `step` is 0, or `sums` and `squares` have not one entry for each channel.
+pub fn add_moments(isa: Isa, x: &[f32], step: usize, sums: &mut [f64], squares: &mut [f64]) {
+    let channels = sums.len();
+    assert!(channels > 0 && step > 0 && squares.len() == channels, "moments of {channels} channels");
+    let call = Moments { x, step, channels, sums: sums.as_mut_ptr(), squares: squares.as_mut_ptr() };
+    // SAFETY: both lists have `channels` entries, as asserted, and are not looked at before the call ends.
+    unsafe { (row(isa).moments)(&call) };
+}
+
+/// The moments of each channel.
+pub(super) struct Moments<'a> {
+    x: &'a [f32],
+    step: usize,
+    channels: usize,
+    sums: *mut f64,
+    squares: *mut f64,
+}
+
+/// In plain Rust: the compiler makes vectors of 64 bits of it, which have no other use here.
+///
+/// # Safety
+/// `sums` and `squares` are good for reading and writing `channels` values each.
+#[inline(always)]
+pub(super) unsafe fn moments<I: FloatIsa>(_: I, m: &Moments<'_>) {
+    // SAFETY: the contract of this function.
+    let lists = unsafe {
+        [m.sums, m.squares].map(|list| std::slice::from_raw_parts_mut(list, m.channels).as_chunks_mut::<LANES>())
+    };
+    let [(sums, more_sums), (squares, more_squares)] = lists;
+    for (c, (all_sums, all_squares)) in sums.iter_mut().zip(squares).enumerate() {
+        // Locals, which stay in registers.
+        let (mut sums, mut squares) = (*all_sums, *all_squares);
+        for position in m.x.chunks_exact(m.channels).step_by(m.step) {
+            for (l, &x) in position[c * LANES..][..LANES].iter().enumerate() {
+                let x = f64::from(x);
+                sums[l] += x;
+                squares[l] += x * x;
+            }
+        }
+        (*all_sums, *all_squares) = (sums, squares);
+    }
+    for position in m.x.chunks_exact(m.channels).step_by(m.step) {
+        let rest = &position[m.channels - more_sums.len()..];
+        for ((sum, square), &x) in more_sums.iter_mut().zip(&mut *more_squares).zip(rest) {
+            let x = f64::from(x);
+            *sum += x;
+            *square += x * x;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::test_data::random;
@@ -277,6 +331,26 @@ mod tests {
                 for threads in [1, 3] {
                     assert_eq!(survey(isa, &x, size, &Threads::new(threads)), first, "{isa} {n}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn moments_are_those_of_the_plain_loop_bit_for_bit() {
+        for (positions, channels, step) in [(1, 1, 1), (7, 16, 1), (9, 40, 2), (100, 67, 3), (0, 5, 1)] {
+            let x = random(positions * channels, 5);
+            let mut expected = vec![[0.5, 2.0]; channels];
+            for position in (0..positions).step_by(step) {
+                for (c, [sum, square]) in expected.iter_mut().enumerate() {
+                    let x = f64::from(x[position * channels + c]);
+                    (*sum, *square) = (*sum + x, *square + x * x);
+                }
+            }
+            for isa in Isa::available() {
+                let (mut sums, mut squares) = (vec![0.5; channels], vec![2.0; channels]);
+                add_moments(isa, &x, step, &mut sums, &mut squares);
+                let found: Vec<[f64; 2]> = sums.into_iter().zip(squares).map(<[f64; 2]>::from).collect();
+                assert_eq!(found, expected, "{isa} {positions} {channels} {step}");
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The table: one row of kernels per instruction set, each the same generic body compiled for it.
 
 use super::binary::{self, Pairs};
-use super::calibrate::{self, Bins, Pass};
+use super::calibrate::{self, Bins, Moments, Pass};
 use super::conv_transpose::{self, TransposedRow};
 use super::dwconv::{self, DwRow};
 use super::gather::{self, Gather};
@@ -76,6 +76,7 @@ rows! {
     norm(Norm<'_>) = norm::norm;
     survey(Pass<'_>) = calibrate::survey_by;
     bins(Bins<'_>) = calibrate::bins;
+    moments(Moments<'_>) = calibrate::moments;
     tile_in(TileIn<'_>) = transform::tile_in;
     tile_out(TileOut) = transform::tile_out;
 }
