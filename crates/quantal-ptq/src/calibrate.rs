@@ -1,7 +1,7 @@
 //! Calibration: one pass over samples, in which the float model runs and observers look at its values.
 //!
-//! Samples come one by one and are dropped again; what observers keep does not grow. So memory does not depend on the
-//! number of samples.
+//! Samples come a few at a time and are dropped again; what observers keep does not grow. So memory does not depend on
+//! the number of samples.
 
 use crate::balance::Balance;
 use crate::bias_correction::ChannelMeans;
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::observer::{NotFinite, Range, Statistics, range_of};
 use crate::place::{Group, Product};
 use crate::spread::Spread;
-use crate::watch::Runs;
+use crate::watch::{Runs, Seen};
 use quantal_ir::{Graph, ValueId};
 use quantal_kernels::Isa;
 use quantal_kernels::float::survey;
@@ -41,59 +41,71 @@ pub fn calibrate(
     norms: &[(ValueId, f32)],
     runs: &mut Runs<'_>,
 ) -> Result<Calibration> {
-    let mut calibration = Calibration {
-        spreads: norms.iter().map(|&(v, epsilon)| (v, Spread::new(epsilon))).collect(),
-        ..Calibration::default()
-    };
+    let mut kept: BTreeMap<ValueId, Kept> = BTreeMap::new();
     let uses = graph.uses();
     for group in groups {
         for &v in group.members.iter().filter(|&&v| graph.value(v).constant.is_none()) {
-            calibration.observed.insert(v, Statistics::new(&group.observer));
-            calibration.balances.extend(Balance::of(graph, &uses, v).map(|b| (v, b)));
+            let kept = kept.entry(v).or_default();
+            kept.observed = Some(Statistics::new(&group.observer));
+            kept.balance = Balance::of(graph, &uses, v);
         }
     }
     for product in products {
-        calibration.means.insert(product.weighted.data, ChannelMeans::for_input_of(graph.node(product.node).op));
+        let means = ChannelMeans::for_input_of(graph.node(product.node).op);
+        kept.entry(product.weighted.data).or_default().means = Some(means);
     }
-    let taps: Vec<ValueId> = calibration
-        .observed
-        .keys()
-        .chain(calibration.means.keys())
-        .chain(calibration.spreads.keys())
-        .copied()
-        .collect();
+    for &(v, epsilon) in norms {
+        kept.entry(v).or_default().spread = Some(Spread::new(epsilon));
+    }
     let isa = runs.isa;
-    calibration.samples = runs.watch("calibrate", graph, &taps, &mut |seen| calibration.look(isa, seen))?;
+    let samples = runs.watch("calibrate", graph, &mut kept, &|kept, _, seen| kept.look(isa, seen))?;
+    let mut calibration = Calibration { samples, ..Calibration::default() };
+    for (v, kept) in kept {
+        calibration.observed.extend(kept.observed.map(|k| (v, k)));
+        calibration.means.extend(kept.means.map(|k| (v, k)));
+        calibration.spreads.extend(kept.spread.map(|k| (v, k)));
+        calibration.balances.extend(kept.balance.map(|k| (v, k)));
+    }
     Ok(calibration)
 }
 
-impl Calibration {
-    /// Takes in one value of one sample: one pass over it, in the layout in which it lies, for its range and the means of
+/// What is kept of one value while samples run.
+#[derive(Default)]
+struct Kept {
+    observed: Option<Statistics>,
+    means: Option<ChannelMeans>,
+    spread: Option<Spread>,
+    balance: Option<Balance>,
+}
+
+impl Kept {
+    /// Takes in the value of one sample: one pass over it, in the layout in which it lies, for its range and the means of
     /// its channels.
-    fn look(&mut self, isa: Isa, seen: &Watched<'_>) -> Result<Result<(), NotFinite>, quantal_runtime::Error> {
-        let means = self.means.get_mut(&seen.value);
-        let statistics = self.observed.get_mut(&seen.value);
+    fn look(&mut self, isa: Isa, seen: &Watched<'_>) -> Seen {
         let tensor = seen.floats()?;
         let (values, shape) = (tensor.as_slice::<f32>(), tensor.shape());
-        let axis = means.as_ref().and_then(|m| m.axis(shape.len())).map(|a| seen.layout.physical_axis(a, shape.len()));
+        let axis = self.means.as_ref().and_then(|m| m.axis(shape.len()));
+        let axis = axis.map(|a| seen.layout.physical_axis(a, shape.len()));
         let (channels, inner) = axis.map_or((1, 1), |a| (shape[a], shape[a + 1..].iter().product()));
         if values.is_empty() {
             return Ok(Ok(()));
         }
-        if let Some(spread) = self.spreads.get_mut(&seen.value) {
+        if let Some(spread) = &mut self.spread {
             let tensor = seen.standard()?;
             spread.add(tensor.as_slice(), tensor.shape());
         }
-        if let Some(balance) = self.balances.get_mut(&seen.value) {
+        if let Some(balance) = &mut self.balance {
             balance.add(values, shape, seen.layout, isa);
         }
         let found = survey(isa, values, [channels, inner], seen.threads);
-        if let (Some(means), Some(_)) = (means, axis) {
+        if let (Some(means), Some(_)) = (&mut self.means, axis) {
             means.add(&found.sums, values.len() / channels);
         }
-        Ok(statistics.map_or(Ok(()), |s| s.observe(isa, values, &found)))
+        Ok(self.observed.as_mut().map_or(Ok(()), |s| s.observe(isa, values, &found)))
     }
+}
 
+impl Calibration {
     /// What was seen of a group, and the range that its observer proposes for codes of `levels` steps.
     pub fn range(&self, graph: &Graph, group: &Group, levels: u32, symmetric: bool) -> Result<(Range, Range)> {
         let (mut seen, mut chosen) = (group.pinned, group.pinned);

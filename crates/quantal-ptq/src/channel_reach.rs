@@ -60,13 +60,11 @@ pub fn channel_reach(
         blocks.iter().map(|b| (b.value, ChannelReach::new(b.channels))).collect();
     let spatial: BTreeMap<ValueId, bool> =
         blocks.iter().map(|b| (b.value, graph.node(b.readers[0].node).op == Op::Conv)).collect();
-    let taps: Vec<ValueId> = found.keys().copied().collect();
-    runs.watch(stage, graph, &taps, &mut |seen| {
+    runs.watch(stage, graph, &mut found, &|reach, _, seen| {
         let tensor = seen.floats()?;
         let shape = tensor.shape();
         let Some(last) = shape.len().checked_sub(1) else { return Ok(Ok(())) };
         let axis = seen.layout.physical_axis(if spatial[&seen.value] { 1 } else { last }, shape.len());
-        let reach = found.get_mut(&seen.value).expect("every tap has one");
         Ok(reach.add(tensor.as_slice::<f32>(), shape, axis))
     })?;
     found.retain(|_, reach| reach.count > 0);

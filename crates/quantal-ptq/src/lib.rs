@@ -40,4 +40,4 @@ pub use quantize::{CalibrationSummary, Prepared, Quantized, Rearranged, RoundedW
 pub use recipe::Recipe;
 pub use sampling::{Covered, Sampled, Tracked, sample, tracked};
 pub use sensitivity::{Effect, NodeEffect, Sensitivity, sensitivity};
-pub use watch::{Runs, Samples};
+pub use watch::{Runs, Samples, Stream};

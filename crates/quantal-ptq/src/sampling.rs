@@ -11,12 +11,12 @@ use crate::error::Result;
 use crate::observer::{NotFinite, Range, Statistics, mixed, surveyed};
 use crate::place::{Group, place};
 use crate::recipe::Recipe;
-use crate::watch::Runs;
+use crate::watch::{Runs, Seen};
 use quantal_ir::{Graph, ValueId};
+use quantal_kernels::Isa;
 use quantal_kernels::float::survey;
 use quantal_runtime::session::Watched;
 use quantal_tensor::Scheme;
-use std::cell::Cell;
 use std::collections::BTreeMap;
 
 /// Parts that the samples are dealt to.
@@ -64,57 +64,88 @@ pub struct Sampled {
     parts: Vec<BTreeMap<ValueId, Statistics>>,
 }
 
-/// Runs the float `graph` over the samples. `covered`, if not empty, is what values are held against.
-pub fn sample(graph: &Graph, tracked: &[Tracked], covered: &[Covered], runs: &mut Runs<'_>) -> Result<Sampled> {
-    let mut source_of = BTreeMap::new();
-    let mut empty = BTreeMap::new();
-    for (i, t) in tracked.iter().enumerate() {
-        for &v in t.group.sources.iter().filter(|&&v| graph.value(v).constant.is_none()) {
-            source_of.insert(v, i);
-            empty.insert(v, Statistics::new(&t.group.observer));
-        }
-    }
-    let answer = graph.outputs.first().copied();
-    let taps: Vec<ValueId> = source_of.keys().copied().chain(answer).collect();
-    let nothing = Range { min: 0.0, max: 0.0 };
-    let mut found =
-        Sampled { ranges: Vec::new(), answers: Vec::new(), classes: 0, clipped: Vec::new(), parts: vec![empty; PARTS] };
-    let mut counts = vec![[0_u64; 2]; covered.len()];
-    let (isa, count) = (runs.isa, Cell::new(0));
-    let inner = runs.samples;
-    let counted = || -> Box<dyn Iterator<Item = _>> { Box::new(inner().inspect(|_| count.set(count.get() + 1))) };
-    let mut look = |seen: &Watched<'_>| {
-        let number = count.get() - 1;
-        found.ranges.resize_with(number + 1, || vec![nothing; tracked.len()]);
-        found.answers.resize(number + 1, None);
+/// What is kept of one value while samples run.
+#[derive(Default)]
+struct Kept {
+    /// The encoding that it is a source of.
+    encoding: Option<usize>,
+    /// Statistics for each part.
+    parts: Vec<Statistics>,
+    /// The number of a sample and the range in it.
+    ranges: Vec<(usize, Range)>,
+    /// Values that are not covered, and all that were held against what is.
+    counts: [u64; 2],
+    /// The number of a sample, the highest of its scores and their number, where the value is the model's answer.
+    answers: Option<Vec<(usize, u32, usize)>>,
+}
+
+impl Kept {
+    fn look(&mut self, isa: Isa, covered: &[Covered], number: usize, seen: &Watched<'_>) -> Seen {
         let tensor = seen.floats()?;
         let values = tensor.as_slice::<f32>();
-        if Some(seen.value) == answer
+        if let Some(answers) = &mut self.answers
             && let [leading @ .., scores] = tensor.shape()
             && *scores > 1
             && leading.iter().all(|&d| d == 1)
         {
-            found.classes = *scores;
-            found.answers[number] = Some((0..*scores).fold(0, |a, b| if values[b] > values[a] { b } else { a }) as u32);
+            let highest = (0..*scores).fold(0, |a, b| if values[b] > values[a] { b } else { a });
+            answers.push((number, highest as u32, *scores));
         }
-        let surveyed_values = survey(isa, values, [1, 1], seen.threads);
-        let range = match surveyed(&surveyed_values) {
+        let survey = survey(isa, values, [1, 1], seen.threads);
+        let range = match surveyed(&survey) {
             Ok(Some(range)) => range,
             Ok(None) => return Ok(Ok(())),
             Err(NotFinite) => return Ok(Err(NotFinite)),
         };
-        let Some(&i) = source_of.get(&seen.value) else { return Ok(Ok(())) };
-        found.ranges[number][i] = found.ranges[number][i].union(range);
+        let Some(i) = self.encoding else { return Ok(Ok(())) };
+        self.ranges.push((number, range));
         if let Some(Covered { range: c, .. }) = covered.get(i) {
-            counts[i][0] += values.iter().filter(|&&x| x < c.min || x > c.max).count() as u64;
-            counts[i][1] += values.len() as u64;
+            self.counts[0] += values.iter().filter(|&&x| x < c.min || x > c.max).count() as u64;
+            self.counts[1] += values.len() as u64;
         }
-        let statistics = found.parts[number % PARTS].get_mut(&seen.value).expect("every source has statistics");
-        Ok(statistics.observe(isa, values, &surveyed_values))
+        Ok(self.parts[number % PARTS].observe(isa, values, &survey))
+    }
+}
+
+/// Runs the float `graph` over the samples. `covered`, if not empty, is what values are held against.
+pub fn sample(graph: &Graph, tracked: &[Tracked], covered: &[Covered], runs: &mut Runs<'_>) -> Result<Sampled> {
+    let mut kept: BTreeMap<ValueId, Kept> = BTreeMap::new();
+    for (i, t) in tracked.iter().enumerate() {
+        for &v in t.group.sources.iter().filter(|&&v| graph.value(v).constant.is_none()) {
+            let parts = vec![Statistics::new(&t.group.observer); PARTS];
+            kept.insert(v, Kept { encoding: Some(i), parts, ..Kept::default() });
+        }
+    }
+    if let Some(&answer) = graph.outputs.first() {
+        kept.entry(answer).or_default().answers = Some(Vec::new());
+    }
+    let isa = runs.isa;
+    let samples =
+        runs.watch("looking", graph, &mut kept, &|kept, number, seen| kept.look(isa, covered, number, seen))?;
+    let nothing = Range { min: 0.0, max: 0.0 };
+    let mut found = Sampled {
+        ranges: vec![vec![nothing; tracked.len()]; samples],
+        answers: vec![None; samples],
+        classes: 0,
+        clipped: Vec::new(),
+        parts: vec![BTreeMap::new(); PARTS.min(samples)],
     };
-    let mut counted_runs = Runs { samples: &counted, isa, threads: runs.threads, progress: runs.progress };
-    counted_runs.watch("looking", graph, &taps, &mut look)?;
-    found.parts.truncate(found.ranges.len());
+    let mut counts = vec![[0_u64; 2]; covered.len()];
+    for (v, kept) in kept {
+        for (number, highest, classes) in kept.answers.into_iter().flatten() {
+            (found.answers[number], found.classes) = (Some(highest), classes);
+        }
+        let Some(i) = kept.encoding else { continue };
+        for (number, range) in kept.ranges {
+            found.ranges[number][i] = found.ranges[number][i].union(range);
+        }
+        if let Some(count) = counts.get_mut(i) {
+            *count = [count[0] + kept.counts[0], count[1] + kept.counts[1]];
+        }
+        for (part, statistics) in found.parts.iter_mut().zip(kept.parts) {
+            part.insert(v, statistics);
+        }
+    }
     found.clipped = counts.iter().map(|[out, all]| *out as f64 / (*all).max(1) as f64).collect();
     Ok(found)
 }

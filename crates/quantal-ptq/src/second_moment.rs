@@ -81,7 +81,7 @@ pub fn second_moments(
             now.iter().map(|w| (*w, SecondMoment::new(readers[w][0].1.clone()))).collect();
         let taps: Vec<ValueId> = now.iter().flat_map(|w| readers[w].iter().map(|r| r.0)).collect();
         let (isa, most) = (runs.isa, (ROWS / runs.count().unwrap_or(1).max(1)).max(16));
-        runs.watch("moments", graph, &taps, &mut |seen| {
+        runs.watch_in_turn("moments", graph, &taps, &mut |seen| {
             let tensor = seen.standard()?;
             for w in &now {
                 for (_, rows) in readers[w].iter().filter(|r| r.0 == seen.value) {

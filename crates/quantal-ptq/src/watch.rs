@@ -1,4 +1,8 @@
 //! Running a graph over samples and looking at its values: what all that learns from data has in common.
+//!
+//! Samples run beside each other, each in a session of its own, for there nobody waits at the end of each step. What is
+//! kept of a value sees them in their order all the same: a sample that is ahead waits for its turn. So no sum depends on
+//! which thread was faster.
 
 use crate::error::{Error, Result};
 use crate::observer::NotFinite;
@@ -7,69 +11,229 @@ use quantal_data::Sample;
 use quantal_ir::{Graph, ValueId};
 use quantal_kernels::Isa;
 use quantal_runtime::session::Watched;
-use quantal_runtime::{Mode, Session, compile_observed};
+use quantal_runtime::{Mode, Program, Session, compile_observed};
+use quantal_tensor::bytes::unused_bytes;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 
 /// Samples that can be read again and again, always the same in the same order.
-pub type Samples<'a> = dyn Fn() -> Box<dyn Iterator<Item = Result<Sample, quantal_data::Error>> + 'a> + 'a;
+pub type Samples<'a> = dyn Fn() -> Stream<'a> + 'a;
+
+/// One reading of them.
+pub type Stream<'a> = Box<dyn Iterator<Item = Result<Sample, quantal_data::Error>> + Send + 'a>;
 
 /// What it takes to run a graph over samples.
 pub struct Runs<'a> {
-    /// The samples. Read once for each pass, one by one, so that memory does not depend on their number.
+    /// The samples. Read once for each pass, a few at a time, so that memory does not depend on their number.
     pub samples: &'a Samples<'a>,
     /// The instruction set.
     pub isa: Isa,
-    /// Threads, the calling one included.
+    /// Threads, all samples that run at a time together.
     pub threads: usize,
     /// Hears how far each pass is.
     pub progress: &'a mut dyn Progress,
 }
 
-/// Sees one value of one sample. The outer error ends the pass as it is; the inner one names the value and the sample.
-pub type Look<'a> = dyn FnMut(&Watched<'_>) -> Result<Result<(), NotFinite>, quantal_runtime::Error> + 'a;
+/// What a look at a value says. The outer error ends the pass as it is; the inner one names the value and the sample.
+pub type Seen = Result<Result<(), NotFinite>, quantal_runtime::Error>;
 
-impl Runs<'_> {
+/// Bytes that the values of all samples which run at a time may come to: where those of two need more, samples run one
+/// after the other, on all threads.
+const RUN_BYTES: usize = 256 << 20;
+/// A session keeps free buffers of up to twice what its values take.
+const HELD_RATIO: usize = 3;
+
+impl<'a> Runs<'a> {
     /// Number of samples, where it is known before they are read.
     pub fn count(&self) -> Option<usize> {
         (self.samples)().size_hint().1
     }
 
-    /// One pass: runs `graph` over the samples as it is written, and calls `look` with each value of `taps`. Gives the
-    /// number of samples. Where nothing is to be watched, no sample is read.
-    pub fn watch(&mut self, stage: &str, graph: &Graph, taps: &[ValueId], look: &mut Look<'_>) -> Result<usize> {
-        let mut taps = taps.to_vec();
-        taps.sort_unstable();
-        taps.dedup();
-        if taps.is_empty() {
+    /// One pass: runs `graph` over the samples as it is written, and calls `look` with what is `kept` of a value, the
+    /// number of the sample and the value in it; for each value in the order of the samples. Gives their number. Where
+    /// nothing is to be watched, no sample is read.
+    pub fn watch<T: Send>(
+        &mut self,
+        stage: &str,
+        graph: &Graph,
+        kept: &mut BTreeMap<ValueId, T>,
+        look: &(dyn Fn(&mut T, usize, &Watched<'_>) -> Seen + Sync),
+    ) -> Result<usize> {
+        let Some(Pass { program, taps, samples }) = self.pass(stage, graph, kept.keys().copied().collect())? else {
             return Ok(0);
+        };
+        let turns: BTreeMap<ValueId, Turn<'_, T>> = kept.iter_mut().map(|(&v, kept)| (v, Turn::new(kept))).collect();
+        let (samples, stopped) = (Mutex::new(samples.enumerate()), AtomicBool::new(false));
+        let next = || if stopped.load(Ordering::Relaxed) { None } else { lock(&samples).next() };
+        let run = |session: &mut Session, number: usize, sample: Result<Sample, quantal_data::Error>| {
+            let _over = Over { turns: &turns, number };
+            run(session, graph, &taps, &sample?, &mut |seen| {
+                turns[&seen.value].take(number, |kept| look(kept, number, seen))
+            })
+        };
+        // The first sample, alone, tells how many may run at a time.
+        let mut session = Session::new(Arc::clone(&program), self.threads);
+        let Some((_, first)) = next() else { return Err(Error::NoSamples) };
+        run(&mut session, 0, first)?;
+        self.progress.step();
+        let at_once = at_once(session.peak_bytes(), self.threads);
+        let sessions = if at_once == 1 {
+            vec![session]
+        } else {
+            let threads = |i| (self.threads + i) / at_once;
+            (0..at_once).map(|i| Session::new(Arc::clone(&program), threads(i))).collect()
+        };
+        let (mut count, mut failed) = (1, None::<(usize, Error)>);
+        std::thread::scope(|scope| {
+            let (sender, done) = mpsc::channel();
+            for mut session in sessions {
+                let (sender, next, run) = (sender.clone(), &next, &run);
+                scope.spawn(move || {
+                    while let Some((number, sample)) = next() {
+                        // Nobody hears it if the calling thread has panicked.
+                        let _ = sender.send((number, run(&mut session, number, sample)));
+                    }
+                });
+            }
+            drop(sender);
+            for (number, result) in done {
+                match result {
+                    Ok(()) => {
+                        count += 1;
+                        self.progress.step();
+                    }
+                    // Of several the first in the order of samples: those before it have all begun.
+                    Err(cause) => {
+                        stopped.store(true, Ordering::Relaxed);
+                        if failed.as_ref().is_none_or(|f| number < f.0) {
+                            failed = Some((number, cause));
+                        }
+                    }
+                }
+            }
+        });
+        if let Some((_, cause)) = failed {
+            return Err(cause);
         }
-        let program =
-            compile_observed(graph, Mode::Simulate, self.isa, &taps).map_err(|e| Error::Compile(Box::new(e)))?;
+        self.progress.done();
+        Ok(count)
+    }
+
+    /// The same for a `look` that is long or takes memory of its own: one sample after the other, each on all threads.
+    pub fn watch_in_turn(
+        &mut self,
+        stage: &str,
+        graph: &Graph,
+        taps: &[ValueId],
+        look: &mut dyn FnMut(&Watched<'_>) -> Seen,
+    ) -> Result<usize> {
+        let Some(Pass { program, taps, samples }) = self.pass(stage, graph, taps.to_vec())? else { return Ok(0) };
         let mut session = Session::new(program, self.threads);
-        let samples = (self.samples)();
-        self.progress.begin(stage, samples.size_hint().1);
         let mut count = 0;
         for sample in samples {
-            let sample = sample?;
-            let mut not_finite = None;
-            let mut first = |seen: &Watched<'_>| {
-                if look(seen)?.is_err() {
-                    not_finite.get_or_insert(seen.value);
-                }
-                Ok(())
-            };
-            let ran = session.run_watched(&sample.feeds, &taps, &mut first);
-            let name = || sample.name.escape_debug().to_string();
-            if let Some(v) = not_finite {
-                let tensor = graph.value(v).name.escape_debug().to_string();
-                return Err(Error::ActivationsNotFinite { tensor, sample: name() });
-            }
-            ran.map_err(|cause| Error::Run { sample: name(), cause: Box::new(cause) })?;
+            run(&mut session, graph, &taps, &sample?, look)?;
             count += 1;
             self.progress.step();
         }
         self.progress.done();
         if count == 0 { Err(Error::NoSamples) } else { Ok(count) }
     }
+
+    /// Begins a pass; `None` where nothing is to be watched.
+    fn pass(&mut self, stage: &str, graph: &Graph, mut taps: Vec<ValueId>) -> Result<Option<Pass<'a>>> {
+        taps.sort_unstable();
+        taps.dedup();
+        if taps.is_empty() {
+            return Ok(None);
+        }
+        let program = compile_observed(graph, Mode::Simulate, self.isa, &taps);
+        let program = Arc::new(program.map_err(|e| Error::Compile(Box::new(e)))?);
+        let samples = (self.samples)();
+        self.progress.begin(stage, samples.size_hint().1);
+        Ok(Some(Pass { program, taps, samples }))
+    }
+}
+
+/// A pass that begins.
+struct Pass<'a> {
+    program: Arc<Program>,
+    taps: Vec<ValueId>,
+    samples: Stream<'a>,
+}
+
+/// How many samples may run at a time, whose values take `bytes` each: at most one a thread.
+fn at_once(bytes: usize, threads: usize) -> usize {
+    let most = RUN_BYTES.min(unused_bytes() / HELD_RATIO);
+    (most / bytes.max(1)).clamp(1, threads.max(1))
+}
+
+/// Runs one sample.
+fn run(
+    session: &mut Session,
+    graph: &Graph,
+    taps: &[ValueId],
+    sample: &Sample,
+    look: &mut dyn FnMut(&Watched<'_>) -> Seen,
+) -> Result<()> {
+    let mut not_finite = None;
+    let mut first = |seen: &Watched<'_>| {
+        if look(seen)?.is_err() {
+            not_finite.get_or_insert(seen.value);
+        }
+        Ok(())
+    };
+    let ran = session.run_watched(&sample.feeds, taps, &mut first);
+    let name = || sample.name.escape_debug().to_string();
+    if let Some(v) = not_finite {
+        let tensor = graph.value(v).name.escape_debug().to_string();
+        return Err(Error::ActivationsNotFinite { tensor, sample: name() });
+    }
+    ran.map_err(|cause| Error::Run { sample: name(), cause: Box::new(cause) })?;
+    Ok(())
+}
+
+/// What is kept of one value, and the number of the sample whose turn it is to add to it.
+struct Turn<'a, T> {
+    kept: Mutex<(usize, &'a mut T)>,
+    passed: Condvar,
+}
+
+impl<'a, T> Turn<'a, T> {
+    fn new(kept: &'a mut T) -> Self {
+        Self { kept: Mutex::new((0, kept)), passed: Condvar::new() }
+    }
+
+    /// Does the job of a sample when those before it have done theirs.
+    fn take<R>(&self, number: usize, job: impl FnOnce(&mut T) -> R) -> R {
+        let mut held = lock(&self.kept);
+        while held.0 < number {
+            held = self.passed.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
+        let result = job(held.1);
+        // Later samples may have had theirs since this one had its own.
+        held.0 = held.0.max(number + 1);
+        self.passed.notify_all();
+        result
+    }
+}
+
+/// Passes the turns that a sample has not taken, also when it fails: others wait for them.
+struct Over<'a, 'k, T> {
+    turns: &'a BTreeMap<ValueId, Turn<'k, T>>,
+    number: usize,
+}
+
+impl<T> Drop for Over<'_, '_, T> {
+    fn drop(&mut self) {
+        for turn in self.turns.values() {
+            turn.take(self.number, |_| ());
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

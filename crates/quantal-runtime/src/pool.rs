@@ -52,6 +52,11 @@ impl Pool {
         self.peak_bytes = self.peak_bytes.max(self.live_bytes);
     }
 
+    /// The most bytes that were ever in use at once.
+    pub(crate) fn peak_bytes(&self) -> usize {
+        self.peak_bytes
+    }
+
     /// Takes back a tensor that was counted and is not needed any more. Its buffer is kept if nobody shares it and all
     /// that is free does not come to more than three times the most that was ever in use.
     pub(crate) fn give_back(&mut self, tensor: Tensor) {

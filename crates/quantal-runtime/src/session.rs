@@ -84,6 +84,11 @@ impl Session {
         &self.program
     }
 
+    /// The most bytes that the tensors of a run took at once so far, without the constants of the program.
+    pub fn peak_bytes(&self) -> usize {
+        self.pool.peak_bytes()
+    }
+
     /// Runs the program once: named tensors in, the outputs in the model's order out.
     pub fn run(&mut self, feeds: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>> {
         self.observed(feeds, &[], None, None)

@@ -23,6 +23,11 @@ pub fn set_memory_limit(bytes: usize) {
     LIMIT_BYTES.store(bytes, Ordering::Relaxed);
 }
 
+/// How many bytes more tensors may take.
+pub fn unused_bytes() -> usize {
+    LIMIT_BYTES.load(Ordering::Relaxed).saturating_sub(LIVE_BYTES.load(Ordering::Relaxed))
+}
+
 /// An allocation was refused: it is over the memory limit, or the system has no more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a tensor needs {} MiB, {} are in use and the limit is {}", mebi(*needed), mebi(*live), mebi(*limit))]

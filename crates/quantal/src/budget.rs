@@ -13,7 +13,7 @@ use crate::variations::{Variation, variations};
 use quantal_data::Dataset;
 use quantal_ir::NodeId;
 use quantal_ptq::recipe::{Calibration, Override};
-use quantal_ptq::{Prepared, Progress, Quantized, Recipe, Runs};
+use quantal_ptq::{Prepared, Progress, Quantized, Recipe, Runs, Stream};
 use quantal_runtime::{Mode, Session};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -304,7 +304,7 @@ impl Climb<'_, '_> {
     fn ranked(&mut self, prepared: &Prepared, progress: &mut dyn Progress) -> Result<Vec<(NodeId, String)>, Error> {
         let quantized = prepared.quantize(&BTreeMap::new())?;
         let members = &self.picked[..self.picked.len().min(SENSITIVITY_SAMPLES)];
-        let samples = || -> Box<dyn Iterator<Item = _>> { Box::new(self.data.stream(members)) };
+        let samples = || -> Stream<'_> { Box::new(self.data.stream(members)) };
         let mut runs = Runs { samples: &samples, isa: self.engine.isa, threads: self.engine.threads, progress };
         let found = quantal_ptq::sensitivity(prepared, &quantized, &mut runs)?;
         let cost = self.cost_in_float(&self.float.with(quantized.graph.clone()))?;

@@ -19,9 +19,9 @@ use problems::within;
 pub use problems::{LEAST_SAMPLES, Problem};
 use quantal_data::{Dataset, SmallCrop};
 use quantal_ir::Graph;
-use quantal_ptq::{Covered, Progress, Recipe, Runs, Sampled, Tracked};
+use quantal_ptq::{Covered, Progress, Recipe, Runs, Sampled, Stream, Tracked};
 use serde::Serialize;
-use std::cell::RefCell;
+use std::sync::Mutex;
 pub use stretch::StretchRow;
 use stretch::stretching;
 
@@ -173,19 +173,20 @@ impl Seen {
         engine: Engine,
         progress: &mut dyn Progress,
     ) -> Result<Self, Error> {
-        let notes = RefCell::new(Vec::with_capacity(members.len()));
+        let notes = Mutex::new(Vec::with_capacity(members.len()));
         let note = |s: &quantal_data::Sample| {
             let figures = data.figures(s);
-            notes.borrow_mut().push(Note { name: s.name.clone(), label: s.label, figures });
+            let note = Note { name: s.name.clone(), label: s.label, figures };
+            notes.lock().expect("nobody panics with it").push(note);
         };
-        let samples = || -> Box<dyn Iterator<Item = _>> {
+        let samples = || -> Stream<'_> {
             Box::new(data.stream(members).inspect(|s| {
                 let _ = s.as_ref().map(note);
             }))
         };
         let mut runs = Runs { samples: &samples, isa: engine.isa, threads: engine.threads, progress };
         let sampled = quantal_ptq::sample(graph, tracked, covered, &mut runs)?;
-        Ok(Self { notes: notes.into_inner(), sampled })
+        Ok(Self { notes: notes.into_inner().expect("nobody panics with it"), sampled })
     }
 }
 

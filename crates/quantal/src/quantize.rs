@@ -9,7 +9,7 @@ use crate::prepare::canonical;
 use quantal_data::{Dataset, SmallCrop};
 use quantal_ir::passes::Change;
 use quantal_ir::{Graph, cost};
-use quantal_ptq::{IdleOverride, Prepared, Progress, Quantized, Recipe, Runs, Verdict};
+use quantal_ptq::{IdleOverride, Prepared, Progress, Quantized, Recipe, Runs, Stream, Verdict};
 use quantal_runtime::{Coverage, Mode, Session};
 use quantal_tensor::Tensor;
 use quantal_tensor::stats::SqnrSums;
@@ -186,7 +186,7 @@ impl<'a> Rewritten<'a> {
         engine: Engine,
         progress: &mut dyn Progress,
     ) -> Result<Prepared, Error> {
-        let samples = || -> Box<dyn Iterator<Item = _>> { Box::new(data.stream(picked)) };
+        let samples = || -> Stream<'_> { Box::new(data.stream(picked)) };
         let mut runs = Runs { samples: &samples, isa: engine.isa, threads: engine.threads, progress };
         let prepared = quantal_ptq::prepare(&self.model.graph, recipe, &mut runs)?;
         if recipe.equalization || recipe.smooth_quant {

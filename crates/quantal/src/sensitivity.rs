@@ -6,7 +6,7 @@ use crate::model::Model;
 use crate::quantize::Rewritten;
 use quantal_data::Dataset;
 use quantal_ir::cost;
-use quantal_ptq::{Effect, Progress, Recipe, Runs};
+use quantal_ptq::{Effect, Progress, Recipe, Runs, Stream};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -68,7 +68,7 @@ pub fn sensitivity(
     let float = Rewritten::of(model, data, picked[0], engine)?;
     let prepared = float.prepare(data, &picked, recipe, engine, progress)?;
     let quantized = prepared.quantize(&BTreeMap::new())?;
-    let samples = || -> Box<dyn Iterator<Item = _>> { Box::new(data.stream(members)) };
+    let samples = || -> Stream<'_> { Box::new(data.stream(members)) };
     let mut runs = Runs { samples: &samples, isa: engine.isa, threads: engine.threads, progress };
     let found = quantal_ptq::sensitivity(&prepared, &quantized, &mut runs)?;
     let labelled = found.labelled == found.samples;

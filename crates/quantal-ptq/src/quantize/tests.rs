@@ -1,6 +1,6 @@
 use super::*;
 use crate::place::tests::Build;
-use crate::{Error, Silent};
+use crate::{Error, Silent, Stream};
 use quantal_data::Sample;
 use quantal_ir::{Attrs, Op};
 use quantal_runtime::{Mode, Session, compile};
@@ -38,8 +38,7 @@ fn run(graph: &Graph, mode: Mode, feeds: &[(String, Tensor)]) -> Vec<f32> {
 }
 
 fn quantized(graph: &Graph, data: &[Vec<f32>], recipe: &Recipe) -> Result<Quantized> {
-    let samples =
-        || -> Box<dyn Iterator<Item = _>> { Box::new(data.iter().enumerate().map(|(i, x)| Ok(sample(i, x)))) };
+    let samples = || -> Stream<'_> { Box::new(data.iter().enumerate().map(|(i, x)| Ok(sample(i, x)))) };
     let mut runs = Runs { samples: &samples, isa: Isa::PORTABLE, threads: 1, progress: &mut Silent };
     quantize(graph, recipe, &mut runs)
 }
@@ -125,8 +124,7 @@ fn weights_rounded_for_their_data_are_written_as_chosen_and_nodes_left_in_float_
     let (graph, data) = (model(), samples(6));
     for how in ["gptq", "ada_round"] {
         let recipe = Recipe::from_toml(&format!("[weights]\nqmin = -7\nqmax = 7\nrounding = \"{how}\"")).unwrap();
-        let stream =
-            || -> Box<dyn Iterator<Item = _>> { Box::new(data.iter().enumerate().map(|(i, x)| Ok(sample(i, x)))) };
+        let stream = || -> Stream<'_> { Box::new(data.iter().enumerate().map(|(i, x)| Ok(sample(i, x)))) };
         let mut runs = Runs { samples: &stream, isa: Isa::PORTABLE, threads: 1, progress: &mut Silent };
         let prepared = prepare(&graph, &recipe, &mut runs).unwrap();
         let q = prepared.quantize(&BTreeMap::new()).unwrap();
@@ -184,7 +182,7 @@ fn what_was_in_float_when_calibration_looked_gets_no_codes() {
         let tensor = Tensor::from_slice(&[1, 4, 8], &values).unwrap();
         Ok(Sample { name: format!("sample {i}"), feeds: vec![("x".into(), tensor)], label: None })
     };
-    let samples = || -> Box<dyn Iterator<Item = _>> { Box::new(data.iter().enumerate().map(one)) };
+    let samples = || -> Stream<'_> { Box::new(data.iter().enumerate().map(one)) };
     let mut runs = Runs { samples: &samples, isa: Isa::PORTABLE, threads: 1, progress: &mut Silent };
     let q = quantize(&b.graph, &recipe, &mut runs).unwrap();
     let found = |name: &str| q.decisions.iter().find(|d| &*d.name == name).unwrap();

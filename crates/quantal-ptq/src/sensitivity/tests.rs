@@ -1,6 +1,6 @@
 use super::*;
 use crate::place::tests::Build;
-use crate::{Recipe, Silent, prepare};
+use crate::{Recipe, Silent, Stream, prepare};
 use quantal_data::Sample;
 use quantal_ir::{Attrs, Op};
 use quantal_kernels::Isa;
@@ -46,7 +46,7 @@ fn recipe() -> Recipe {
 }
 
 fn found(graph: &Graph, samples: &[Sample]) -> (Prepared, Quantized, Sensitivity) {
-    let stream = || -> Box<dyn Iterator<Item = _>> { Box::new(samples.iter().cloned().map(Ok)) };
+    let stream = || -> Stream<'_> { Box::new(samples.iter().cloned().map(Ok)) };
     let mut runs = Runs { samples: &stream, isa: Isa::PORTABLE, threads: 1, progress: &mut Silent };
     let prepared = prepare(graph, &recipe(), &mut runs).unwrap();
     let quantized = prepared.quantize(&BTreeMap::new()).unwrap();

@@ -143,7 +143,7 @@ fn the_expected_error_is_within_three_decibels_of_that_of_rounding() {
         }
         Ok(Ok(()))
     };
-    over(&data, |runs| runs.watch("", &graph, &[block.value], &mut look)).unwrap();
+    over(&data, |runs| runs.watch_in_turn("", &graph, &[block.value], &mut look)).unwrap();
     let ratio = expected / (actual / rows);
     assert!((0.5..2.0).contains(&ratio), "{expected} expected, {} found", actual / rows);
 }
