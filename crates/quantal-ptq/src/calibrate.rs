@@ -14,7 +14,13 @@ use quantal_ir::{Graph, ValueId};
 use quantal_kernels::Isa;
 use quantal_kernels::float::survey;
 use quantal_runtime::session::Watched;
+use quantal_tensor::{DType, Tensor};
 use std::collections::BTreeMap;
+
+/// Samples whose outputs are kept, to be compared with those of the quantized model.
+pub const KEPT_SAMPLES: usize = 32;
+/// Bytes that those of one output may come to.
+const KEPT_BYTES: usize = 64 << 20;
 
 /// What was seen of the values that need a range.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +35,9 @@ pub struct Calibration {
     pub spreads: BTreeMap<ValueId, Spread>,
     /// How evenly channels share the ranges of values.
     pub balances: BTreeMap<ValueId, Balance>,
+    /// The outputs of the first samples, one list for each: at most [`KEPT_SAMPLES`], fewer where they are large, and none
+    /// where not all of them are float32.
+    pub outputs: Vec<Vec<Tensor>>,
 }
 
 /// Runs the float `graph` over the samples and watches the members of `groups`, each with the observer of its group, the
@@ -57,9 +66,18 @@ pub fn calibrate(
     for &(v, epsilon) in norms {
         kept.entry(v).or_default().spread = Some(Spread::new(epsilon));
     }
+    let float = |&v: &ValueId| graph.value(v).dtype == Some(DType::F32) && graph.value(v).constant.is_none();
+    if !kept.is_empty() && graph.outputs.iter().all(float) {
+        for &v in &graph.outputs {
+            kept.entry(v).or_default().outputs = Some(Vec::new());
+        }
+    }
     let isa = runs.isa;
-    let samples = runs.watch("calibrate", graph, &mut kept, &|kept, _, seen| kept.look(isa, seen))?;
-    let mut calibration = Calibration { samples, ..Calibration::default() };
+    let samples = runs.watch("calibrate", graph, &mut kept, &|kept, number, seen| kept.look(isa, number, seen))?;
+    let outputs: Vec<&Vec<Tensor>> = graph.outputs.iter().filter_map(|v| kept.get(v)?.outputs.as_ref()).collect();
+    let whole = outputs.iter().map(|o| o.len()).min().unwrap_or(0);
+    let outputs = (0..whole).map(|i| outputs.iter().map(|o| o[i].clone()).collect()).collect();
+    let mut calibration = Calibration { samples, outputs, ..Calibration::default() };
     for (v, kept) in kept {
         calibration.observed.extend(kept.observed.map(|k| (v, k)));
         calibration.means.extend(kept.means.map(|k| (v, k)));
@@ -76,12 +94,20 @@ struct Kept {
     means: Option<ChannelMeans>,
     spread: Option<Spread>,
     balance: Option<Balance>,
+    outputs: Option<Vec<Tensor>>,
 }
 
 impl Kept {
     /// Takes in the value of one sample: one pass over it, in the layout in which it lies, for its range and the means of
     /// its channels.
-    fn look(&mut self, isa: Isa, seen: &Watched<'_>) -> Seen {
+    fn look(&mut self, isa: Isa, number: usize, seen: &Watched<'_>) -> Seen {
+        if let Some(outputs) = &mut self.outputs
+            && outputs.len() == number
+            && (number + 1) * seen.tensor.bytes().len() <= KEPT_BYTES
+            && number < KEPT_SAMPLES
+        {
+            outputs.push(seen.standard()?.into_owned());
+        }
         let tensor = seen.floats()?;
         let (values, shape) = (tensor.as_slice::<f32>(), tensor.shape());
         let axis = self.means.as_ref().and_then(|m| m.axis(shape.len()));

@@ -16,7 +16,7 @@ use quantal_ir::graph::Uses;
 use quantal_ir::qdq::insert_qdq;
 use quantal_ir::{Encoding, Graph, NodeId, Op, Params, QuantPlan, ValueId};
 use quantal_kernels::Isa;
-use quantal_tensor::QParams;
+use quantal_tensor::{QParams, Tensor};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -51,6 +51,8 @@ pub struct Rearranged {
 pub struct CalibrationSummary {
     /// Number of samples that were run; 0 if there was nothing to watch.
     pub samples: usize,
+    /// The float graph's outputs for the first of them, as far as they were kept.
+    pub outputs: Vec<Vec<Tensor>>,
     /// The range of each activation that has an encoding.
     pub ranges: Vec<ChosenRange>,
     /// Number of biases that took back what rounding the weights shifts.
@@ -117,7 +119,11 @@ pub fn prepare(graph: &Graph, recipe: &Recipe, runs: &mut Runs<'_>) -> Result<Pr
     let norms = graph.nodes().filter(|(_, n)| is_norm(n.op));
     let norms: Vec<(ValueId, f32)> =
         norms.filter_map(|(_, n)| Some((n.input(0)?, n.attrs.float_or("epsilon", 1e-5).ok()?))).collect();
-    let calibration = calibrate(&graph, &placement.groups, means_of, &norms, runs)?;
+    let mut calibration = calibrate(&graph, &placement.groups, means_of, &norms, runs)?;
+    if recipe.equalization || recipe.smooth_quant {
+        // Those of another graph than the one that was given.
+        calibration.outputs.clear();
+    }
     let (recipe, rounded, isa) = (recipe.clone(), BTreeMap::new(), runs.isa);
     let mut prepared = Prepared { graph, rearranged, recipe, calibration, rounded, isa };
     let how = prepared.recipe.weights.rounding;
@@ -196,8 +202,8 @@ impl Prepared {
         let means_of = if recipe.bias_correction { &placement.products[..] } else { &[] };
         let biases_corrected = bias_correction::correct(&mut corrected, graph, means_of, &plan, &calibration.means)?;
         let graph = insert_qdq(&corrected, &plan)?;
-        let samples = calibration.samples;
-        let calibration = CalibrationSummary { samples, ranges, biases_corrected, rounded: by_data };
+        let (samples, outputs) = (calibration.samples, calibration.outputs.clone());
+        let calibration = CalibrationSummary { samples, outputs, ranges, biases_corrected, rounded: by_data };
         let (decisions, rearranged) = (placement.decisions, rearranged.clone());
         Ok(Quantized { graph, float: corrected, plan, decisions, rearranged, calibration })
     }

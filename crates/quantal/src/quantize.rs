@@ -9,6 +9,7 @@ use crate::prepare::canonical;
 use quantal_data::{Dataset, SmallCrop};
 use quantal_ir::passes::Change;
 use quantal_ir::{Graph, cost};
+use quantal_ptq::calibrate::KEPT_SAMPLES;
 use quantal_ptq::{IdleOverride, Prepared, Progress, Quantized, Recipe, Runs, Stream, Verdict};
 use quantal_runtime::{Coverage, Mode, Session};
 use quantal_tensor::Tensor;
@@ -134,9 +135,9 @@ pub struct FallbackRow {
 }
 
 /// Samples on which the outputs of both models are compared.
-const EVIDENCE_SAMPLES: usize = 32;
+const EVIDENCE_SAMPLES: usize = KEPT_SAMPLES;
 /// Seconds that each of the two models is timed.
-const TIMING_SECONDS: f64 = 0.5;
+const TIMING_SECONDS: f64 = 0.25;
 /// Below this a rewrite has changed what the model computes; rounding alone stays far above.
 const LEAST_REWRITE_SQNR_DB: f64 = 40.0;
 
@@ -208,7 +209,8 @@ impl<'a> Rewritten<'a> {
         let integer = self.with(made.graph);
         let mut sessions = [self.model.session(Mode::Simulate, engine)?, integer.session(Mode::Integer, engine)?];
         let evidence = &picked[..picked.len().min(EVIDENCE_SAMPLES)];
-        let (output_sqnr_db, agreeing) = compare_outputs(&mut sessions, data, evidence, progress)?;
+        let (output_sqnr_db, agreeing) =
+            compare_outputs(&mut sessions, &made.calibration.outputs, data, evidence, progress)?;
         let feeds = data.sample(picked[0])?.feeds;
         let [float_time, integer_time] = time_sessions(sessions.each_mut(), &feeds, TIMING_SECONDS)?;
         let coverage = coverage_with_macs(&integer, &sessions[1], &feeds);
@@ -312,18 +314,24 @@ fn check_rewrites(before: &Model, after: &Model, data: &Dataset, sample: usize, 
     Ok(())
 }
 
-/// SQNR of the outputs in decibels, and the number of samples whose highest score is the same.
+/// SQNR of the outputs in decibels, and the number of samples whose highest score is the same. `known` are the float
+/// outputs of the first samples.
 fn compare_outputs(
     [float, integer]: &mut [Session; 2],
+    known: &[Vec<Tensor>],
     data: &Dataset,
     samples: &[usize],
     progress: &mut dyn Progress,
 ) -> Result<(f64, usize), Error> {
     let (mut sums, mut same) = (SqnrSums::default(), 0);
     progress.begin("comparing", Some(samples.len()));
-    for sample in data.stream(samples) {
+    for (i, sample) in data.stream(samples).enumerate() {
         let feeds = sample?.feeds;
-        let (a, b) = (float.run(&feeds)?, integer.run(&feeds)?);
+        let b = integer.run(&feeds)?;
+        let a = match known.get(i) {
+            Some(outputs) => b.iter().zip(outputs).map(|((name, _), x)| (name.clone(), x.clone())).collect(),
+            None => float.run(&feeds)?,
+        };
         for ((_, a), (_, b)) in a.iter().zip(&b) {
             if let (Some(a), Some(b)) = (a.get::<f32>(), b.get::<f32>()) {
                 sums.add(a, b);
