@@ -106,7 +106,9 @@ impl Kept {
             && (number + 1) * seen.tensor.bytes().len() <= KEPT_BYTES
             && number < KEPT_SAMPLES
         {
-            outputs.push(seen.standard()?.into_owned());
+            // Not the buffer, which may be larger and is wanted by the session.
+            let tensor = seen.standard()?;
+            outputs.push(Tensor::from_slice(tensor.shape(), tensor.as_slice::<f32>())?);
         }
         let tensor = seen.floats()?;
         let (values, shape) = (tensor.as_slice::<f32>(), tensor.shape());

@@ -14,7 +14,7 @@ use quantal_runtime::session::Watched;
 use quantal_runtime::{Mode, Program, Session, compile_observed};
 use quantal_tensor::bytes::unused_bytes;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 
 /// Samples that can be read again and again, always the same in the same order.
@@ -41,8 +41,6 @@ pub type Seen = Result<Result<(), NotFinite>, quantal_runtime::Error>;
 /// Bytes that the values of all samples which run at a time may come to: where those of two need more, samples run one
 /// after the other, on all threads.
 const RUN_BYTES: usize = 256 << 20;
-/// A session keeps free buffers of up to twice what its values take.
-const HELD_RATIO: usize = 3;
 
 impl<'a> Runs<'a> {
     /// Number of samples, where it is known before they are read.
@@ -67,32 +65,43 @@ impl<'a> Runs<'a> {
         let (samples, stopped) = (Mutex::new(samples.enumerate()), AtomicBool::new(false));
         let next = || if stopped.load(Ordering::Relaxed) { None } else { lock(&samples).next() };
         let run = |session: &mut Session, number: usize, sample: Result<Sample, quantal_data::Error>| {
-            let _over = Over { turns: &turns, number };
+            let _over = Over { turns: &turns, number, stopped: &stopped };
             run(session, graph, &taps, &sample?, &mut |seen| {
                 turns[&seen.value].take(number, |kept| look(kept, number, seen))
             })
         };
-        // The first sample, alone, tells how many may run at a time.
+        // The largest sample so far tells how many may run at a time: the first runs alone.
         let mut session = Session::new(Arc::clone(&program), self.threads);
         let Some((_, first)) = next() else { return Err(Error::NoSamples) };
         run(&mut session, 0, first)?;
         self.progress.step();
-        let at_once = at_once(session.peak_bytes(), self.threads);
+        let unused = unused_bytes();
+        let fit = |bytes| at_once(bytes, unused, self.threads);
+        let largest = AtomicUsize::new(session.peak_bytes());
+        let left = lock(&samples).size_hint().1.unwrap_or(usize::MAX);
+        let at_once = fit(session.peak_bytes()).min(left.max(1));
         let sessions = if at_once == 1 {
             vec![session]
         } else {
+            drop(session);
             let threads = |i| (self.threads + i) / at_once;
             (0..at_once).map(|i| Session::new(Arc::clone(&program), threads(i))).collect()
         };
         let (mut count, mut failed) = (1, None::<(usize, Error)>);
         std::thread::scope(|scope| {
             let (sender, done) = mpsc::channel();
-            for mut session in sessions {
-                let (sender, next, run) = (sender.clone(), &next, &run);
+            for (i, mut session) in sessions.into_iter().enumerate() {
+                let (sender, next, run, fit, largest) = (sender.clone(), &next, &run, &fit, &largest);
                 scope.spawn(move || {
-                    while let Some((number, sample)) = next() {
+                    while i < fit(largest.load(Ordering::Relaxed))
+                        && let Some((number, sample)) = next()
+                    {
+                        let result = run(&mut session, number, sample);
+                        largest.fetch_max(session.peak_bytes(), Ordering::Relaxed);
                         // Nobody hears it if the calling thread has panicked.
-                        let _ = sender.send((number, run(&mut session, number, sample)));
+                        if sender.send((number, result)).is_err() {
+                            break;
+                        }
                     }
                 });
             }
@@ -162,9 +171,10 @@ struct Pass<'a> {
     samples: Stream<'a>,
 }
 
-/// How many samples may run at a time, whose values take `bytes` each: at most one a thread.
-fn at_once(bytes: usize, threads: usize) -> usize {
-    let most = RUN_BYTES.min(unused_bytes() / HELD_RATIO);
+/// How many samples may run at a time, whose values take `bytes` each, where memory has `unused` left: at most one a
+/// thread.
+fn at_once(bytes: usize, unused: usize, threads: usize) -> usize {
+    let most = RUN_BYTES.min(unused / Session::HELD_RATIO);
     (most / bytes.max(1)).clamp(1, threads.max(1))
 }
 
@@ -222,10 +232,14 @@ impl<'a, T> Turn<'a, T> {
 struct Over<'a, 'k, T> {
     turns: &'a BTreeMap<ValueId, Turn<'k, T>>,
     number: usize,
+    stopped: &'a AtomicBool,
 }
 
 impl<T> Drop for Over<'_, '_, T> {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.stopped.store(true, Ordering::Relaxed);
+        }
         for turn in self.turns.values() {
             turn.take(self.number, |_| ());
         }

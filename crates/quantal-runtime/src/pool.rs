@@ -9,7 +9,7 @@ const SLACK_RATIO: usize = 8;
 const SLACK_BYTES: usize = 4096;
 /// What is free may come to this many times the most that was ever in use: buffers of all sizes of a run, or those that
 /// do not fit are made, and cleared, again in each run.
-const KEPT_RATIO: usize = 3;
+pub(crate) const KEPT_RATIO: usize = 3;
 
 /// Free buffers, the one that was given back last at the end.
 #[derive(Default)]
@@ -80,8 +80,8 @@ impl Pool {
     }
 }
 
-/// What a tensor's elements take in memory, where buffers come in whole cache lines: the measure of
-/// [`Bytes::capacity`], so that a buffer counts the same in use and free.
+/// What a tensor's elements take in memory, where buffers come in whole cache lines. A buffer that was larger than it had
+/// to be counts for more when it is free.
 fn held(tensor: &Tensor) -> usize {
     tensor.bytes().len().next_multiple_of(64)
 }

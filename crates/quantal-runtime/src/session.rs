@@ -5,7 +5,7 @@ use crate::defaults::same;
 use crate::error::{Error, Result};
 use crate::layout::{Layout, moved};
 use crate::ops::OpError;
-use crate::pool::Pool;
+use crate::pool::{KEPT_RATIO, Pool};
 use crate::profile::{Seen, StepTime, work};
 use crate::program::{Input, Program, SlotId};
 use crate::steps::{Env, Step};
@@ -88,6 +88,9 @@ impl Session {
     pub fn peak_bytes(&self) -> usize {
         self.pool.peak_bytes()
     }
+
+    /// How many times that a session may hold, with the buffers that it keeps for the next run.
+    pub const HELD_RATIO: usize = 1 + KEPT_RATIO;
 
     /// Runs the program once: named tensors in, the outputs in the model's order out.
     pub fn run(&mut self, feeds: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>> {

@@ -99,7 +99,9 @@ fn of_samples_that_fail_the_first_is_named_and_nobody_waits_for_it() {
 
 #[test]
 fn as_many_samples_run_at_a_time_as_their_values_leave_room_for() {
-    let fit = [RUN_BYTES, RUN_BYTES / 3, RUN_BYTES / 4, 1, 0].map(|bytes| at_once(bytes, 4));
-    assert_eq!(fit, [1, 3, 4, 4, 4]);
-    assert_eq!(at_once(2 * RUN_BYTES, 4), 1);
+    let fit = [2 * RUN_BYTES, RUN_BYTES, RUN_BYTES / 3, RUN_BYTES / 4, 1, 0].map(|b| at_once(b, usize::MAX, 4));
+    assert_eq!(fit, [1, 1, 3, 4, 4, 4]);
+    // A session may hold several times what its values take.
+    assert_eq!([0, 3999, 4000, 12_000].map(|unused| at_once(1000, unused, 4)), [1, 1, 1, 3]);
+    assert_eq!(at_once(1000, 8000, 4), 2);
 }
