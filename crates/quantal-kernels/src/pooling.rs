@@ -45,7 +45,7 @@ fn check(g: &ConvGeometry, x: usize, out: usize) -> Result<usize, KernelError> {
 
 /// The taps of `axis` at output position `at` that fall in `0..limit`, and the position of tap 0, where `pad` pixels
 /// lie before position 0.
-fn window_taps(g: &ConvGeometry, axis: usize, at: usize, pad: usize, limit: usize) -> (Range<usize>, isize) {
+fn window_taps(g: &ConvGeometry, axis: usize, at: usize, pad: usize, limit: usize) -> Taps {
     let origin = (at * g.stride[axis]) as isize - pad as isize;
     let d = g.dilation[axis] as isize;
     let clip = |bound: isize| ((bound - origin + d - 1).div_euclid(d)).clamp(0, g.kernel[axis] as isize) as usize;
@@ -68,26 +68,41 @@ fn places(g: &ConvGeometry, first: usize) -> impl Iterator<Item = Place> {
     })
 }
 
-/// The taps inside the image for each row and each column of the output, as [`window_taps`] gives them.
-struct Taps {
-    rows: Vec<(Range<usize>, isize)>,
-    columns: Vec<(Range<usize>, isize)>,
+/// A row or column of the output: the taps that are inside the image, and the position of tap 0.
+type Taps = (Range<usize>, isize);
+
+/// Most rows, and columns, whose taps are found once.
+const MOST_TAPS: usize = 1 << 12;
+
+/// The taps of the first rows and columns of the output.
+struct Under {
+    rows: Vec<Taps>,
+    columns: Vec<Taps>,
 }
 
-impl Taps {
+impl Under {
     fn new(g: &ConvGeometry) -> Self {
-        Self {
-            rows: (0..g.h_out).map(|y| window_taps(g, 0, y, g.pads[0], g.h)).collect(),
-            columns: (0..g.w_out).map(|x| window_taps(g, 1, x, g.pads[1], g.w)).collect(),
-        }
+        let taps = |axis: usize, length: usize| (0..length.min(MOST_TAPS)).map(|at| inside(g, axis, at)).collect();
+        Self { rows: taps(0, g.h_out), columns: taps(1, g.w_out) }
+    }
+
+    /// Those of a row and a column.
+    fn at(&self, g: &ConvGeometry, row: usize, column: usize) -> [Taps; 2] {
+        let of = |known: &[Taps], axis, at: usize| known.get(at).cloned().unwrap_or_else(|| inside(g, axis, at));
+        [of(&self.rows, 0, row), of(&self.columns, 1, column)]
     }
 }
 
+/// The taps inside the image at position `at` of an axis.
+fn inside(g: &ConvGeometry, axis: usize, at: usize) -> Taps {
+    window_taps(g, axis, at, g.pads[axis], [g.h, g.w][axis])
+}
+
 /// Calls `each` with the channels of every input pixel under output pixel `place`.
-fn for_each<'a>(g: &ConvGeometry, taps: &Taps, x: &'a [u8], place: Place, mut each: impl FnMut(&'a [u8])) {
+fn for_each<'a>(g: &ConvGeometry, under: &Under, x: &'a [u8], place: Place, mut each: impl FnMut(&'a [u8])) {
     let [image, py, px] = place;
-    let ((rows, top), (columns, left)) = (&taps.rows[py], &taps.columns[px]);
-    for ky in rows.clone() {
+    let [(rows, top), (columns, left)] = under.at(g, py, px);
+    for ky in rows {
         let y = (top + (ky * g.dilation[0]) as isize) as usize;
         for kx in columns.clone() {
             let at = (left + (kx * g.dilation[1]) as isize) as usize;
@@ -113,7 +128,7 @@ pub fn max_pool(
     if n == 0 {
         return Ok(());
     }
-    let (taps, under) = (g.kernel[0] * g.kernel[1], Taps::new(g));
+    let (taps, under) = (g.kernel[0] * g.kernel[1], Under::new(g));
     let rows = rows_per_task(n / c, c * taps / 8, threads);
     for_chunks(&mut out[..n], rows * c, n * taps, threads, |i, out| {
         for (to, place) in out.chunks_exact_mut(c).zip(places(g, i * rows)) {
@@ -136,11 +151,11 @@ fn largest_of_window(
     x: &[u8],
     signed: bool,
     g: &ConvGeometry,
-    under: &Taps,
+    under: &Under,
     [image, py, px]: Place,
     to: &mut [u8],
 ) -> bool {
-    let ((rows, top), (cols, left)) = (&under.rows[py], &under.columns[px]);
+    let [(rows, top), (cols, left)] = under.at(g, py, px);
     if rows.is_empty() || cols.is_empty() {
         return false;
     }
@@ -256,11 +271,11 @@ pub fn avg_pool(
     if taps > MAX_MEAN {
         return Err(KernelError::TooDeep { k: taps, most: MAX_MEAN });
     }
-    let under = Taps::new(g);
     let c = g.c_in;
     if n == 0 {
         return Ok(());
     }
+    let under = Under::new(g);
     let rows = rows_per_task(n / c, c * taps / 4, threads);
     for_chunks(&mut out[..n], rows * c, n * taps, threads, |i, out| {
         with_sums(c, |sums| {
