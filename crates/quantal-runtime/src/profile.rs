@@ -72,7 +72,7 @@ impl Seen {
 /// What a step did that read `inputs` and made `outputs`.
 pub(crate) fn work(program: &Program, row: &StepRow, mut inputs: &[Option<Seen>], outputs: &[Tensor]) -> Work {
     let mut outputs: Vec<Seen> = outputs.iter().map(Seen::of).collect();
-    if let (Some((columns, begun)), Some(whole)) = (filled(&row.step), outputs.first_mut())
+    if let (Some((columns, begun)), Some(whole)) = (row.step.fills(), outputs.first_mut())
         && let Some(last) = whole.shape.last_mut()
     {
         whole.bytes = whole.bytes / (*last).max(1) as u64 * columns as u64;
@@ -87,15 +87,6 @@ pub(crate) fn work(program: &Program, row: &StepRow, mut inputs: &[Option<Seen>]
     };
     work.bytes += inputs.iter().flatten().chain(&outputs).map(|seen| seen.bytes).sum::<u64>();
     work
-}
-
-/// The columns that a step fills of a wider tensor, and whether that is its first input.
-fn filled(step: &Step) -> Option<(usize, bool)> {
-    match step {
-        Step::QConv(conv) => conv.end.columns().map(|columns| (conv.c_out, columns.begun)),
-        Step::Join(join) => Some((join.columns.iter().map(ExactSizeIterator::len).sum(), true)),
-        _ => None,
-    }
 }
 
 /// The same; `bytes` are those of the weights alone.

@@ -189,6 +189,37 @@ impl Step {
         }
     }
 
+    /// The columns that the step fills of a wider tensor, and whether that is its first input.
+    pub(crate) fn fills(&self) -> Option<(usize, bool)> {
+        match self {
+            Self::QConv(conv) => conv.end.columns().map(|columns| (conv.c_out, columns.begun)),
+            Self::Join(join) => Some((join.columns.iter().map(ExactSizeIterator::len).sum(), true)),
+            Self::Activate(_)
+            | Self::Binary(_)
+            | Self::Pool(_)
+            | Self::Reduce(_)
+            | Self::Rows(_)
+            | Self::Op(_)
+            | Self::Move(_)
+            | Self::Conv(_)
+            | Self::Product(_)
+            | Self::MatMul
+            | Self::Edge(_)
+            | Self::QProduct(_)
+            | Self::QMatMul(_)
+            | Self::QEltwise(_)
+            | Self::Lut(_)
+            | Self::QPool(_)
+            | Self::QMean(_)
+            | Self::QSoftmax(_)
+            | Self::QNorm(_)
+            | Self::QuantizeRows
+            | Self::RowProduct(_)
+            | Self::If(_)
+            | Self::Loop(_) => None,
+        }
+    }
+
     /// Runs a step that [works in place](Step::in_place) on `x`, the input that it does so on and nobody else needs.
     pub(crate) fn run_in_place(&self, x: Tensor, inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, OpError> {
         match self {
