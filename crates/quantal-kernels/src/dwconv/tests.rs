@@ -129,6 +129,22 @@ fn the_last_channels_are_written_once_as_far_as_anyone_sees() {
             DwConvCall { x: &x, x_signed: false, x_zero_point: 40, geometry: &case.g, weights: &weights, epilogue };
         dwconv(call, &Threads::new(1)).unwrap();
         assert_eq!(out, want, "{isa}");
+
+        // So they could not be written over the residual.
+        let epilogue = Epilogue::Codes {
+            bias: None,
+            multiplier: &multiplier,
+            zero_point: 128,
+            qmin: 0,
+            qmax: 255,
+            add: Some(Residual { codes: None, ..add }),
+            table: None,
+            out: &mut out,
+            ldc: 70,
+        };
+        let call =
+            DwConvCall { x: &x, x_signed: false, x_zero_point: 40, geometry: &case.g, weights: &weights, epilogue };
+        assert!(dwconv(call, &Threads::new(1)).is_err());
     });
 }
 

@@ -150,8 +150,9 @@ impl RawCodes {
     }
 }
 
-// SAFETY: the pointers come from borrows that outlive the call which shares them; `RawEpilogue` reads through all of
-// them but `out`, and each task writes rows or columns of `out` that no other task does, and reads no others of a residual.
+// SAFETY: the pointers come from borrows that outlive the call which shares them. `RawEpilogue` only reads through all of
+// them but `out`, and each task writes rows or columns of `out` that no other task does; of a residual in the output it
+// reads the codes that it is about to write over.
 unsafe impl Send for RawEpilogue {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for RawEpilogue {}
@@ -358,7 +359,7 @@ isa_fn! {
 ///
 /// # Safety
 /// `block`'s pointers hold what its fields say, and the rows and columns that it names lie inside those that `epilogue`
-/// was checked for.
+/// was checked for. Where a residual lies in the output, no row and column of it is ended twice.
 pub(crate) unsafe fn finish(isa: Isa, block: &Block, epilogue: &RawEpilogue) {
     // SAFETY: handed on; an `Isa` is of this CPU.
     unsafe {

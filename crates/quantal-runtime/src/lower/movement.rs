@@ -46,7 +46,8 @@ fn in_codes(l: &mut Lowering<'_>, id: NodeId, x: Operand, to: Codes, layout: Lay
         return Ok(slot);
     }
     let requantize = table::requantize(x.codes, to);
-    // Who makes codes for this operator alone makes the others instead.
+    // Who makes codes for this operator alone makes the others instead; and for one input of it, or they would be brought
+    // over twice.
     let alone = l.sole_reader(x.value).and_then(|dq| l.sole_reader(l.graph.node(dq).output(0)?)) == Some(id);
     if alone && let Some(end) = l.own_slot(x.value, layout).and_then(|s| table::open_end(l, s)) {
         end.table = Some((requantize.table, to));

@@ -150,7 +150,8 @@ impl End {
             Some(r) if end.add.is_some() && r.shape() != shape => {
                 return Err(OpError::invalid(format!("cannot add shape {:?} to {shape:?}", r.shape())));
             }
-            _ => {}
+            Some(r) => _ = end.add.as_ref().map(|(x, _)| x.read(r)).transpose()?,
+            None => {}
         }
         let (mut y, first, ldc) = match (end.columns, under) {
             (Some(columns), under) => (columns.whole(end.codes(), shape, under, env)?, columns.first, columns.of),
