@@ -272,7 +272,7 @@ const MOST_FALLBACKS: usize = 8;
 
 fn cost(r: &Report) -> String {
     let compared = r.compared;
-    if r.output_sqnr_db.is_infinite() {
+    if r.output_sqnr_db == f64::INFINITY && r.agreeing == compared {
         return format!("cost: none, outputs are those of float (on {compared} samples)\n");
     }
     let (db, agreeing) = (r.output_sqnr_db, r.agreeing);
