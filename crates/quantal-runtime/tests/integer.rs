@@ -178,6 +178,17 @@ fn parts_of_different_scales_are_joined_within_a_step() {
 }
 
 #[test]
+fn a_part_that_is_joined_twice_is_brought_over_once() {
+    let mut q = Qdq::new();
+    let x = q.input("x", &[1, 19, 5, 4], STEP, 128);
+    let part = q.conv(x, STEP, &[20, 19, 1, 1], 0, 1, 1);
+    let part = q.pair(part, 0.0073, 131);
+    let joined = q.g.node(Op::Concat, &[part, part], Attrs::new().with("axis", Attr::Int(1)));
+    q.output(joined, 0.011, 119);
+    q.check(0);
+}
+
+#[test]
 fn means_stay_within_a_step() {
     let window = |pads: i64, include: i64| {
         Attrs::new()
