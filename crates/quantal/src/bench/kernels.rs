@@ -244,11 +244,11 @@ fn contestants(problem: &Problem, isa: Isa, weights: &[u8]) -> Result<Vec<Contes
     }
 }
 
-/// Name and level of the kernel that these weights get.
+/// Name and level of the kernel that these weights, or so few rows, get.
 fn pick(problem: &Problem, isa: Isa, weights: &[u8]) -> Result<(&'static str, &'static str), KernelError> {
     let of = |kernel: &'static GemmKernel| (kernel.name, kernel.level.name());
     Ok(match problem {
-        Problem::Product { n, k, .. } => of(PackedB::pack(isa, &BView::new(weights, true, *k, *n))?.kernel()),
+        Problem::Product { m, n, k } => of(PackedB::pack(isa, &BView::new(weights, true, *k, *n))?.kernel_for(*m)),
         Problem::Conv(g) => of(PackedConv::pack(isa, g, weights, true)?.kernel()),
         Problem::Depthwise(g) => (PackedDwConv::pack(isa, g, weights, true, &[])?.kernel(), isa.level().name()),
     })
