@@ -144,33 +144,32 @@ impl End {
             }
             Self::Codes(end) => end,
         };
-        let added = if end.columns.is_none() { residual.or(under.as_ref()) } else { residual };
-        match added {
-            None if end.add.is_some() => return Err(OpError::invalid("the tensor to be added is missing")),
-            Some(r) if end.add.is_some() && r.shape() != shape => {
-                return Err(OpError::invalid(format!("cannot add shape {:?} to {shape:?}", r.shape())));
+        let over = under.as_ref().filter(|_| end.columns.is_none());
+        let add = match &end.add {
+            None => None,
+            Some((x, y)) => {
+                let added = residual.or(over).ok_or_else(|| OpError::invalid("the tensor to be added is missing"))?;
+                if added.shape() != shape {
+                    return Err(OpError::invalid(format!("cannot add shape {:?} to {shape:?}", added.shape())));
+                }
+                x.read(added)?;
+                Some(Residual {
+                    codes: residual.map(Tensor::bytes),
+                    signed: x.signed,
+                    ld: n,
+                    zero_point: x.affine.zero_point,
+                    multiplier: x.affine.scale / y.affine.scale,
+                    sum_multiplier: end.sum.affine.scale / y.affine.scale,
+                    out_zero_point: y.affine.zero_point,
+                    qmin: y.affine.qmin,
+                    qmax: y.affine.qmax,
+                })
             }
-            Some(r) => _ = end.add.as_ref().map(|(x, _)| x.read(r)).transpose()?,
-            None => {}
-        }
+        };
         let (mut y, first, ldc) = match (end.columns, under) {
             (Some(columns), under) => (columns.whole(end.codes(), shape, under, env)?, columns.first, columns.of),
             (None, Some(added)) => (added, 0, n),
             (None, None) => (env.pool.tensor(end.codes().dtype(), shape)?, 0, n),
-        };
-        let add = match &end.add {
-            None => None,
-            Some((x, y)) => Some(Residual {
-                codes: residual.map(|r| x.read(r)).transpose()?,
-                signed: x.signed,
-                ld: n,
-                zero_point: x.affine.zero_point,
-                multiplier: x.affine.scale / y.affine.scale,
-                sum_multiplier: end.sum.affine.scale / y.affine.scale,
-                out_zero_point: y.affine.zero_point,
-                qmin: y.affine.qmin,
-                qmax: y.affine.qmax,
-            }),
         };
         let Affine { zero_point, qmin, qmax, .. } = end.sum.affine;
         let table = end.table.as_ref().map(|t| &*t.0);
