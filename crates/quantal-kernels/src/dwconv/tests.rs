@@ -113,38 +113,27 @@ fn the_last_channels_are_written_once_as_far_as_anyone_sees() {
     let want: Vec<u8> = case.reference(&x, &w).iter().enumerate().map(one).collect();
     on_every_width(|isa| {
         let weights = PackedDwConv::pack(isa, &case.g, &w, true, &[]).unwrap();
+        let run = |add: Residual<'_>, out: &mut [u8]| {
+            let epilogue = Epilogue::Codes {
+                bias: None,
+                multiplier: &multiplier,
+                zero_point: 128,
+                qmin: 0,
+                qmax: 255,
+                add: Some(add),
+                table: Some(&table),
+                out,
+                ldc: 70,
+            };
+            let call =
+                DwConvCall { x: &x, x_signed: false, x_zero_point: 40, geometry: &case.g, weights: &weights, epilogue };
+            dwconv(call, &Threads::new(1))
+        };
         let mut out = vec![0; want.len()];
-        let epilogue = Epilogue::Codes {
-            bias: None,
-            multiplier: &multiplier,
-            zero_point: 128,
-            qmin: 0,
-            qmax: 255,
-            add: Some(add),
-            table: Some(&table),
-            out: &mut out,
-            ldc: 70,
-        };
-        let call =
-            DwConvCall { x: &x, x_signed: false, x_zero_point: 40, geometry: &case.g, weights: &weights, epilogue };
-        dwconv(call, &Threads::new(1)).unwrap();
+        run(add, &mut out).unwrap();
         assert_eq!(out, want, "{isa}");
-
         // So they could not be written over the residual.
-        let epilogue = Epilogue::Codes {
-            bias: None,
-            multiplier: &multiplier,
-            zero_point: 128,
-            qmin: 0,
-            qmax: 255,
-            add: Some(Residual { codes: None, ..add }),
-            table: None,
-            out: &mut out,
-            ldc: 70,
-        };
-        let call =
-            DwConvCall { x: &x, x_signed: false, x_zero_point: 40, geometry: &case.g, weights: &weights, epilogue };
-        assert!(dwconv(call, &Threads::new(1)).is_err());
+        assert!(run(Residual { codes: None, ..add }, &mut out).is_err());
     });
 }
 
