@@ -1,6 +1,6 @@
 //! Loops that do nothing but a kernel's dot products, all sums in registers: what benches measure the peak with.
 
-use super::tile::{Dot, Reg};
+use super::tile::{Dot, Reg, chains};
 use crate::simd::Simd;
 
 /// Where the changing operand of each dot product comes from. A fixed one would let the compiler compute one product for
@@ -16,11 +16,6 @@ pub enum Feed {
 impl Feed {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Registers, Self::Cache];
-}
-
-/// Sums that grow side by side: enough to hide the latency, few enough for the registers, of which AVX-512 has 32.
-const fn chains<D: Dot>() -> usize {
-    if D::Lanes::LANES >= 16 { 24 } else { 12 }
 }
 
 /// Multiply-adds in a round of [`peak`].

@@ -54,66 +54,128 @@ pub(crate) trait Dot {
 /// The register of a [`Dot`].
 pub(crate) type Reg<D> = <<D as Dot>::Lanes as Simd>::I;
 
-/// Accumulates `MR` rows against `NV` registers of columns. Lanes run across columns and all `MR·NV` accumulators stay
-/// in registers over the whole of K; a step loads `NV` registers of B once and broadcasts 4 bytes of each row.
+/// Sums that grow side by side: enough to hide the latency, few enough for the registers, of which AVX-512 has 32.
+pub(super) const fn chains<D: Dot>() -> usize {
+    if D::Lanes::LANES >= 16 { 24 } else { 12 }
+}
+
+/// Accumulates `MR` rows against `NV` registers of columns. Lanes run across columns and all accumulators stay in
+/// registers over the whole of K; a step loads `NV` registers of B once and broadcasts 4 bytes of each row. Steps take
+/// turns between as many sets of `MR·NV` accumulators as it takes to hide the latency of the dot product.
 ///
 /// # Safety
 /// As [`Simd`], and the pointers of `args` hold what [`TileArgs`] says.
 #[inline(always)]
 pub(crate) unsafe fn tile<D: Dot, const MR: usize, const NV: usize>(args: &TileArgs) {
+    // SAFETY: handed on.
+    unsafe {
+        match chains::<D>() / (MR * NV) {
+            0 | 1 => tile_in_turns::<D, MR, NV, 1>(args),
+            2 | 3 => tile_in_turns::<D, MR, NV, 2>(args),
+            _ => tile_in_turns::<D, MR, NV, 4>(args),
+        }
+    }
+}
+
+/// [`tile`] with `TURNS` sets of accumulators.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn tile_in_turns<D: Dot, const MR: usize, const NV: usize, const TURNS: usize>(args: &TileArgs) {
     let lanes = D::Lanes::LANES;
     // SAFETY: the caller's promise; every access is within the extents that `TileArgs` states.
     unsafe {
         let rows = args.starts.cast::<[*const u8; MR]>().read();
-        let (mut panel, mut places) = (args.panel, args.places);
         let mut init = [D::Lanes::splat(0); NV];
         for (v, init) in init.iter_mut().enumerate() {
             *init = D::Lanes::load(args.init.add(lanes * v));
         }
-        let mut acc = [init; MR];
+        let mut acc = [[[D::Lanes::splat(0); NV]; MR]; TURNS];
+        acc[0] = [init; MR];
         // A quarter of what a step reads; or the panel itself again and again, which costs less than to ask each time.
-        let (mut ahead, ahead_step) = if args.ahead.is_null() { (panel, 0) } else { (args.ahead, lanes * NV) };
+        let (ahead, ahead_step) = if args.ahead.is_null() { (args.panel, 0) } else { (args.ahead, lanes * NV) };
+        let mut next = Next { at: 0, panel: args.panel, places: args.places, ahead, ahead_step };
         for span in 0..args.spans {
             let start = *args.offsets.add(span);
             let mut groups = args.groups;
             if D::PLACED {
-                groups = *places as usize;
-                places = places.add(1);
+                groups = *next.places as usize;
+                next.places = next.places.add(1);
             }
-            let (mut at, end) = (start, start + 4 * groups);
-            while at < end {
-                let mut b = [D::Lanes::splat(0); NV];
-                for (v, b) in b.iter_mut().enumerate() {
-                    *b = D::Lanes::load(panel.add(4 * lanes * v).cast());
+            next.at = start;
+            let end = start + 4 * groups;
+            let whole = end - 4 * (groups % TURNS);
+            while next.at < whole {
+                for acc in &mut acc {
+                    step::<D, MR, NV>(acc, &rows, start, &mut next);
                 }
-                panel = panel.add(4 * lanes * NV);
-                fetch(ahead);
-                ahead = ahead.wrapping_add(ahead_step);
-                if D::PLACED {
-                    for v in 0..NV {
-                        let place = start + *places.add(v) as usize;
-                        for r in 0..MR {
-                            let a = D::Lanes::splat(rows[r].add(place).cast::<i32>().read_unaligned());
-                            acc[r][v] = D::dot(acc[r][v], a, b[v]);
-                        }
-                    }
-                    places = places.add(NV);
-                } else {
-                    for r in 0..MR {
-                        let a = D::Lanes::splat(rows[r].add(at).cast::<i32>().read_unaligned());
-                        for v in 0..NV {
-                            acc[r][v] = D::dot(acc[r][v], a, b[v]);
-                        }
-                    }
-                }
-                at += 4;
+            }
+            while next.at < end {
+                step::<D, MR, NV>(&mut acc[0], &rows, start, &mut next);
             }
         }
         for r in 0..MR {
             for v in 0..NV {
-                D::Lanes::store(args.sums.add((r * NV + v) * lanes), acc[r][v]);
+                let mut sum = acc[0][r][v];
+                for acc in &acc[1..] {
+                    sum = D::Lanes::add(sum, acc[r][v]);
+                }
+                D::Lanes::store(args.sums.add((r * NV + v) * lanes), sum);
             }
         }
+    }
+}
+
+/// What the next step of a tile reads.
+struct Next {
+    /// Bytes from a row's start, if steps are even.
+    at: usize,
+    panel: *const u8,
+    places: *const u32,
+    ahead: *const u8,
+    ahead_step: usize,
+}
+
+/// One step in the span that begins at `start`.
+///
+/// # Safety
+/// As [`tile`], while there are steps left.
+#[inline(always)]
+unsafe fn step<D: Dot, const MR: usize, const NV: usize>(
+    acc: &mut [[Reg<D>; NV]; MR],
+    rows: &[*const u8; MR],
+    start: usize,
+    next: &mut Next,
+) {
+    let lanes = D::Lanes::LANES;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut b = [D::Lanes::splat(0); NV];
+        for (v, b) in b.iter_mut().enumerate() {
+            *b = D::Lanes::load(next.panel.add(4 * lanes * v).cast());
+        }
+        next.panel = next.panel.add(4 * lanes * NV);
+        fetch(next.ahead);
+        next.ahead = next.ahead.wrapping_add(next.ahead_step);
+        if D::PLACED {
+            for v in 0..NV {
+                let place = start + *next.places.add(v) as usize;
+                for r in 0..MR {
+                    let a = D::Lanes::splat(rows[r].add(place).cast::<i32>().read_unaligned());
+                    acc[r][v] = D::dot(acc[r][v], a, b[v]);
+                }
+            }
+            next.places = next.places.add(NV);
+        } else {
+            for r in 0..MR {
+                let a = D::Lanes::splat(rows[r].add(next.at).cast::<i32>().read_unaligned());
+                for v in 0..NV {
+                    acc[r][v] = D::dot(acc[r][v], a, b[v]);
+                }
+            }
+        }
+        next.at += 4;
     }
 }
 
