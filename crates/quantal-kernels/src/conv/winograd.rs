@@ -182,6 +182,7 @@ fn run_block(job: &Job, tiles: Range<usize>, panels: Range<usize>) {
         }
         let products: *mut i32 = products.as_mut_ptr().cast();
         let mut sums = Sums([0; (OUT * OUT + 3) * MAX_COLUMNS]);
+        let mut columns = Columns::NONE;
         let matrix = 4 * nr * g.c_in.div_ceil(2);
         let groups = count.div_ceil(product.mr);
         for p in panels {
@@ -190,7 +191,7 @@ fn run_block(job: &Job, tiles: Range<usize>, panels: Range<usize>) {
             let neg_zero_point = |j: usize| weights.shift - zero(first + j);
             let column_sums = &weights.column_sums[first..first + cols];
             // SAFETY: columns `first..first + cols` are columns of the output that was checked.
-            let columns = unsafe { Columns::new(job.epilogue, first, column_sums, job.x_zero, neg_zero_point) };
+            unsafe { columns.set(job.epilogue, first, column_sums, job.x_zero, neg_zero_point) };
             let panel = &weights.panels.bytes()[p * POSITIONS * matrix..][..POSITIONS * matrix];
             for (i, panel) in panel.chunks_exact(matrix).enumerate() {
                 for t in 0..groups {

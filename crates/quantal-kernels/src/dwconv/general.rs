@@ -98,13 +98,14 @@ impl Image<'_> {
         let inner = self.inner_columns();
         let chunks = c.div_ceil(MAX_NR);
         let cols = c.div_ceil(chunks).next_multiple_of(16).min(c);
+        let mut columns = Columns::NONE;
         for chunk in 0..chunks {
             // The last chunk overlaps the one before rather than being narrow: the same bytes are written twice.
             let first = (chunk * cols).min(c - cols);
             // SAFETY: the chunk's columns lie inside the checked `c`.
-            let columns = unsafe {
-                Columns::new(self.epilogue, first, &weights.sums[first..first + cols], self.x_zero_point, |_| 0)
-            };
+            unsafe {
+                columns.set(self.epilogue, first, &weights.sums[first..first + cols], self.x_zero_point, |_| 0);
+            }
             for line in lines.clone() {
                 let mut x = 0;
                 while x < g.w_out {

@@ -3,7 +3,7 @@
 //! A block of rows is laid out once as the kernel wants it and then swept over all panels of the task, so it is read from
 //! L2 and a panel from L1.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
@@ -89,14 +89,14 @@ impl<'a> Job<'a> {
         self.b.shift() - own
     }
 
-    /// What the columns of panel `p` add and multiply by.
-    fn columns(&self, p: usize) -> Columns {
+    /// Sets what the columns of panel `p` add and multiply by.
+    fn set_columns(&self, p: usize, columns: &mut Columns) {
         let nr = self.kernel.nr;
         let first = p * nr;
         let sums = &self.b.column_sums(p)[..nr.min(self.b.n() - first)];
         let zero_point = |j: usize| self.neg_zero_point(first + j);
         // SAFETY: columns `first..first + sums.len()` of the job are columns of the output that was checked.
-        unsafe { Columns::new(self.epilogue, self.first + first, sums, self.a_zero, zero_point) }
+        unsafe { columns.set(self.epilogue, self.first + first, sums, self.a_zero, zero_point) };
     }
 
     /// The terms of the rows of `laid`: their sums less `k` zero points.
@@ -157,9 +157,9 @@ pub(crate) fn run(job: &Job, threads: &Threads) {
     let blocks = units.div_ceil(block);
     // Blocks of one thread: the first of them finds B in no cache near it.
     let own = blocks.div_ceil(row_splits);
-    with_columns(|columns| {
-        columns.extend((0..panels).map(|p| job.columns(p)));
-        let columns = &columns[..];
+    with_columns(panels, |columns| {
+        columns.iter_mut().enumerate().for_each(|(p, columns)| job.set_columns(p, columns));
+        let columns = &*columns;
         let task = |i: usize| {
             let (b, split) = (i % blocks, i / blocks);
             let units = b * block..units.min((b + 1) * block);
@@ -176,18 +176,17 @@ pub(crate) fn run(job: &Job, threads: &Threads) {
 }
 
 thread_local! {
-    static COLUMNS: RefCell<Vec<Columns>> = const { RefCell::new(Vec::new()) };
+    static COLUMNS: Cell<Vec<Columns>> = const { Cell::new(Vec::new()) };
 }
 
-/// Runs `work` with an empty list. A nested use gets one of its own.
-fn with_columns<R>(work: impl FnOnce(&mut Vec<Columns>) -> R) -> R {
-    COLUMNS.with(|cell| match cell.try_borrow_mut() {
-        Ok(mut columns) => {
-            columns.clear();
-            work(&mut columns)
-        }
-        Err(_) => work(&mut Vec::new()),
-    })
+/// Runs `work` on the columns of `panels` panels, holding whatever the last user left. A nested use gets some of its own.
+fn with_columns(panels: usize, work: impl FnOnce(&mut [Columns])) {
+    let mut columns = COLUMNS.take();
+    if columns.len() < panels {
+        columns.resize_with(panels, || Columns::NONE);
+    }
+    work(&mut columns[..panels]);
+    COLUMNS.set(columns);
 }
 
 /// Computes `units` × `panels` of the output.

@@ -174,7 +174,9 @@ fn saturating_packs(qmin: i32, qmax: i32, multiplier: &[f32], add: Option<&RawRe
     let tame = |add: &RawResidual| {
         add.neg_zero_point.abs() <= 255 && add.multiplier.abs() < TAME && add.sum_multiplier.abs() < TAME
     };
-    one_sign && multiplier.iter().all(|m| m.abs() < 1.0) && add.is_none_or(tame)
+    // All are looked at: a loop that may stop at each takes them one by one.
+    let small = multiplier.iter().fold(true, |small, m| small & (m.abs() < 1.0));
+    one_sign && small && add.is_none_or(tame)
 }
 
 /// Elements that `rows` rows of `n`, `ld` apart, reach over.
@@ -282,23 +284,27 @@ pub(crate) struct Columns {
 }
 
 impl Columns {
-    /// For output columns `first..first + sums.len()`: the bias less `a_zero` times the column's sum, and the rest.
+    /// Those of no panel yet.
+    pub(crate) const NONE: Self =
+        Self { add: [0; MAX_NR], multiplier: [0.0; MAX_NR], bias_f32: [0.0; MAX_NR], neg_zero_point: [0; MAX_NR] };
+
+    /// Sets those of output columns `first..first + sums.len()`: the bias less `a_zero` times the column's sum, and the
+    /// rest. What lies behind them stays.
     ///
     /// # Safety
     /// The columns lie inside the `n` that `epilogue` was checked for; `sums` has at most [`MAX_NR`].
-    pub(crate) unsafe fn new(
+    pub(crate) unsafe fn set(
+        &mut self,
         epilogue: &RawEpilogue,
         first: usize,
         sums: &[i32],
         a_zero: i32,
         neg_zero_point: impl Fn(usize) -> i32,
-    ) -> Self {
-        let mut columns =
-            Self { add: [0; MAX_NR], multiplier: [0.0; MAX_NR], bias_f32: [0.0; MAX_NR], neg_zero_point: [0; MAX_NR] };
+    ) {
         // SAFETY: `first + j` is a checked column for each `j` below the number of sums, and a null or one-element array
         // is not indexed by it.
         unsafe {
-            let adds = columns.add.iter_mut().zip(sums);
+            let adds = self.add.iter_mut().zip(sums);
             if epilogue.bias.is_null() {
                 adds.for_each(|(add, sum)| *add = a_zero.wrapping_mul(*sum).wrapping_neg());
             } else {
@@ -307,21 +313,20 @@ impl Columns {
             }
             if !epilogue.multiplier.is_null() {
                 if epilogue.multiplier_step == 0 {
-                    columns.multiplier[..sums.len()].fill(*epilogue.multiplier);
+                    self.multiplier[..sums.len()].fill(*epilogue.multiplier);
                 } else {
                     let multiplier = std::slice::from_raw_parts(epilogue.multiplier.add(first), sums.len());
-                    columns.multiplier[..sums.len()].copy_from_slice(multiplier);
+                    self.multiplier[..sums.len()].copy_from_slice(multiplier);
                 }
             }
             if !epilogue.bias_f32.is_null() {
                 let bias = std::slice::from_raw_parts(epilogue.bias_f32.add(first), sums.len());
-                columns.bias_f32[..sums.len()].copy_from_slice(bias);
+                self.bias_f32[..sums.len()].copy_from_slice(bias);
             }
         }
-        for (j, z) in columns.neg_zero_point[..sums.len()].iter_mut().enumerate() {
+        for (j, z) in self.neg_zero_point[..sums.len()].iter_mut().enumerate() {
             *z = neg_zero_point(j);
         }
-        columns
     }
 }
 
