@@ -301,11 +301,6 @@ impl PackedB {
         self.span
     }
 
-    /// Groups of 4 bytes in a span, padded to whole steps.
-    pub(crate) fn span_groups(&self) -> usize {
-        self.span_groups
-    }
-
     pub(crate) fn panel_count(&self) -> usize {
         self.n.div_ceil(self.kernel.nr)
     }

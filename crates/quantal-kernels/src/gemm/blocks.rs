@@ -225,7 +225,7 @@ fn sweep(job: &Job, all_columns: &[Columns], cold: bool, laid: &Laid, panels: Ra
             stride: laid.stride,
             offsets: laid.offsets.as_ptr(),
             spans: job.b.spans(),
-            groups: job.b.span_groups(),
+            groups: job.wanted.span_bytes / 4,
             places: job.b.places(p),
             panel: job.b.panel(p).as_ptr(),
             init: columns.add.as_ptr(),

@@ -41,8 +41,10 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     pub(crate) fn new(b: &PackedB, kernel: &GemmKernel, flip: u8) -> Self {
-        let &GemmKernel { form, run, .. } = kernel;
-        Self { form, run, flip, span: b.span(), span_bytes: 4 * b.span_groups() }
+        let &GemmKernel { form, run, kr, .. } = kernel;
+        // Panels may be padded further, for a kernel of longer steps: rows of a matrix, all one span, end before that.
+        let span_bytes = b.span().next_multiple_of(kr) * form.element_bytes();
+        Self { form, run, flip, span: b.span(), span_bytes }
     }
 }
 
