@@ -131,9 +131,10 @@ impl Rows<'_> {
         wanted.form == Form::Bytes && wanted.flip == 0 && wanted.span > 0
     }
 
-    /// Bytes from one filled row to the next: whole cache lines, and never whole pages, or rows would share L1 sets.
+    /// Bytes from one filled row to the next: never whole pages, or rows would share L1 sets; whole cache lines where
+    /// more than 4 bytes are read at once.
     fn filled_stride(wanted: &Wanted) -> usize {
-        let bytes = wanted.span_bytes.next_multiple_of(64);
+        let bytes = if wanted.run > 1 { wanted.span_bytes.next_multiple_of(64) } else { wanted.span_bytes };
         if bytes.is_multiple_of(1024) { bytes + 64 } else { bytes }
     }
 
@@ -195,9 +196,15 @@ impl Rows<'_> {
     /// Puts rows in the wanted form.
     fn fill(&self, rows: Range<usize>, wanted: &Wanted, scratch: &mut [u8], laid: &mut Laid) {
         laid.stride = Self::filled_stride(wanted);
-        for (r, to) in rows.clone().zip(scratch.chunks_exact_mut(laid.stride.max(1))) {
-            if wanted.span > 0 {
-                put_codes(to, wanted.form, 0, &self.a[r * self.stride..], wanted.span, wanted.flip);
+        let span = wanted.span;
+        // Rows without gaps, before and after, are one long row.
+        if self.stride == span && laid.stride == span * wanted.form.element_bytes() {
+            put_codes(scratch, wanted.form, 0, &self.a[rows.start * span..], rows.len() * span, wanted.flip);
+        } else {
+            for (r, to) in rows.clone().zip(scratch.chunks_exact_mut(laid.stride.max(1))) {
+                if span > 0 {
+                    put_codes(to, wanted.form, 0, &self.a[r * self.stride..], span, wanted.flip);
+                }
             }
         }
         let starts = (0..rows.len()).step_by(wanted.run);
