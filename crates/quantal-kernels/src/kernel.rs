@@ -76,6 +76,8 @@ pub struct GemmKernel {
     pub mr: usize,
     /// Columns of B in a tile, and so in a packed panel.
     pub nr: usize,
+    /// Columns of a register.
+    pub(crate) lanes: usize,
     /// Elements along K in a step of its loop: what lies together along K is padded to whole steps.
     pub kr: usize,
     /// Layout of its operands.
@@ -143,16 +145,16 @@ pub fn select(level: Level, n: usize) -> &'static GemmKernel {
         .expect("the portable row has even steps and no level above it to miss")
 }
 
-/// The kernel of `level` whose steps are placed, if there is one: for weights that are packed once.
-pub(crate) fn select_placed(level: Level) -> Option<&'static GemmKernel> {
-    KERNELS.iter().copied().find(|k| k.level == level && k.steps == Steps::Placed)
+/// The kernel of `level` for `n` columns whose steps are placed, if there is one: for weights that are packed once.
+pub(crate) fn select_placed(level: Level, n: usize) -> Option<&'static GemmKernel> {
+    let placed = KERNELS.iter().copied().filter(|k| k.level == level && k.steps == Steps::Placed);
+    placed.min_by_key(|k| cost(k, n))
 }
 
-/// What a kernel computes for `n` columns, those in vain included, and so much more for each panel: a narrow tile loads
-/// more for a product. `quantal bench kernels --check` holds the choices against times.
+/// What a kernel computes for `n` columns, those in vain included, and half a register more for each panel: a narrow tile
+/// loads more for a product. `quantal bench kernels --check` holds the choices against times.
 pub(crate) fn cost(kernel: &GemmKernel, n: usize) -> usize {
-    const PANEL: usize = 8;
-    n.div_ceil(kernel.nr).saturating_mul(kernel.nr + PANEL)
+    n.div_ceil(kernel.nr).saturating_mul(kernel.nr + kernel.lanes / 2)
 }
 
 /// Declares kernels: for each, the table row `NAME` and the `#[target_feature]` functions of its tiles.
@@ -175,6 +177,7 @@ macro_rules! kernel {
                 level: Level::$level,
                 mr: [$($mr),+].len(),
                 nr: $nv * <<$dot as Dot>::Lanes as Simd>::LANES,
+                lanes: <<$dot as Dot>::Lanes as Simd>::LANES,
                 kr: <$dot as Dot>::FORM.kr(),
                 form: <$dot as Dot>::FORM,
                 steps: if <$dot as Dot>::PLACED { Steps::Placed } else { Steps::Even },

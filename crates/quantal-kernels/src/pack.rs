@@ -131,7 +131,7 @@ impl PackedB {
             packed.repack_for(kernel, b, span)?;
             return Ok(packed);
         }
-        if let Some(kernel) = select_placed(isa.level()) {
+        if let Some(kernel) = select_placed(isa.level(), b.n) {
             let plan = Plan::new(b, span, kernel.nr);
             if plan.pays() {
                 packed.repack_placed(kernel, b, span, &plan)?;

@@ -148,12 +148,17 @@ kernel!(NEON_6X16, gemm_u8s8s32_6x16x2_neon, Smull, Neon, 4, [1 2 3 4 5 6]);
 #[cfg(target_arch = "aarch64")]
 kernel!(NEON_DOT_6X16, gemm_s8s8s32_6x16x4_neondot, Sdot, NeonDot, feature "neon,dotprod", 4, [1 2 3 4 5 6]);
 
-// AVX2: 16 registers. Six rows of two are 12 accumulators; what else a step holds at once is three or four.
+// AVX2: 16 registers. Six rows of two are 12 accumulators; what else a step holds at once is three or four. The narrow
+// tiles are for few columns.
 #[cfg(target_arch = "x86_64")]
 kernel!(AVX2_6X16_U8, gemm_u8s8s32_6x16x4_avx2_placed, Maddubs, Avx2, feature "avx2,fma", 2, [1 2 3 4 5 6]);
 #[cfg(target_arch = "x86_64")]
 kernel!(AVX2_6X16, gemm_u8s8s32_6x16x2_avx2_exact, Maddwd, Avx2, feature "avx2,fma", 2, [1 2 3 4 5 6]);
-// AVX-VNNI: 16 registers, and no product to hold.
+#[cfg(target_arch = "x86_64")]
+kernel!(AVX2_8X8_U8, gemm_u8s8s32_8x8x4_avx2_placed, Maddubs, Avx2, feature "avx2,fma", 1, [1 2 3 4 5 6 7 8]);
+#[cfg(target_arch = "x86_64")]
+kernel!(AVX2_8X8, gemm_u8s8s32_8x8x2_avx2_exact, Maddwd, Avx2, feature "avx2,fma", 1, [1 2 3 4 5 6 7 8]);
+// AVX-VNNI: 16 registers, and no product to hold: a product is so cheap that a narrow tile gains nothing.
 #[cfg(target_arch = "x86_64")]
 kernel!(VNNI_6X16, gemm_u8s8s32_6x16x4_avxvnni, Dpbusd256, AvxVnni, feature "avx2,fma,avxvnni", 2, [1 2 3 4 5 6]);
 // AVX-512: 32 registers. 24 accumulators hide the latency of `vpdpbusd` twice over; the narrow tile is for few columns.
@@ -180,6 +185,10 @@ pub(crate) static ROWS: &[&GemmKernel] = &[
     &AVX2_6X16_U8,
     #[cfg(target_arch = "x86_64")]
     &AVX2_6X16,
+    #[cfg(target_arch = "x86_64")]
+    &AVX2_8X8_U8,
+    #[cfg(target_arch = "x86_64")]
+    &AVX2_8X8,
     #[cfg(target_arch = "aarch64")]
     &NEON_DOT_6X16,
     #[cfg(target_arch = "aarch64")]

@@ -51,6 +51,7 @@ macro_rules! winograd {
                     level: Level::$level,
                     mr: [$($mr),+].len(),
                     nr: $nv * <<$dot as Dot>::Lanes as Simd>::LANES,
+                    lanes: <<$dot as Dot>::Lanes as Simd>::LANES,
                     kr: <$dot as Dot>::FORM.kr(),
                     form: <$dot as Dot>::FORM,
                     steps: Steps::Even,

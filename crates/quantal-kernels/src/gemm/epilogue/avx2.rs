@@ -2,11 +2,12 @@
 //! that narrowing them eight at a time takes as long as their products wherever K is small.
 
 use std::arch::x86_64::{
-    __m256, __m256i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm_storeu_si128, _mm256_add_epi32, _mm256_add_ps,
-    _mm256_adds_epi16, _mm256_castsi256_si128, _mm256_cvtepi32_ps, _mm256_cvtps_epi32, _mm256_extracti128_si256,
-    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_max_epi8, _mm256_max_epu8, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps,
-    _mm256_mullo_epi32, _mm256_packs_epi16, _mm256_packs_epi32, _mm256_packus_epi16, _mm256_permutevar8x32_epi32,
-    _mm256_round_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32,
+    __m256, __m256i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm_storel_epi64, _mm_storeu_si128,
+    _mm_unpackhi_epi64, _mm256_add_epi32, _mm256_add_ps, _mm256_adds_epi16, _mm256_castsi256_si128, _mm256_cvtepi32_ps,
+    _mm256_cvtps_epi32, _mm256_extracti128_si256, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_max_epi8,
+    _mm256_max_epu8, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_mullo_epi32, _mm256_packs_epi16,
+    _mm256_packs_epi32, _mm256_packus_epi16, _mm256_permutevar8x32_epi32, _mm256_round_ps, _mm256_set1_epi8,
+    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32,
 };
 
 use super::{Block, NO_ROW, RawCodes, RawEpilogue, RawOut, look_up};
@@ -14,8 +15,8 @@ use crate::simd::x86::Avx2;
 use crate::simd::{Simd, load_code};
 use crate::{Isa, Level};
 
-/// Columns that are narrowed together.
-const COLUMNS: usize = 16;
+/// Columns of a register of sums.
+const COLUMNS: usize = 8;
 
 /// Ends a tile, if this is the way to do it; false if the generic way is left to be gone.
 ///
@@ -68,115 +69,145 @@ unsafe fn any_sign<const ADD: bool, const TERMS: bool>(block: &Block, codes: &Ra
     }
 }
 
-/// Two rows at a time, of 16 columns each. A row without another is paired with itself.
+/// Two rows at a time of 16 columns each, then four of the 8 and fewer that are left. A row without others takes their
+/// place.
 ///
 /// # Safety
 /// As [`finish`]; inlined into code with its features.
 #[inline(always)]
 unsafe fn rows<const ADD: bool, const TERMS: bool, const SIGNED: bool>(block: &Block, ends: &RawCodes, ldc: usize) {
-    // SAFETY: the caller's promise: a block has a pixel for each of its rows.
+    let (last, whole) = (block.rows - 1, block.cols - block.cols % (2 * COLUMNS));
+    // SAFETY: the caller's promise: a block has a row at least, and a pixel for each of them.
     unsafe {
-        for col in (0..block.cols).step_by(COLUMNS) {
-            let multipliers = block.columns.multiplier.as_ptr().add(col);
-            let multipliers = [_mm256_loadu_ps(multipliers), _mm256_loadu_ps(multipliers.add(8))];
-            let piece = Piece { block, ends, col, multipliers, left: block.cols - col };
-            let mut r = 0;
-            while r < block.rows {
-                let s = if r + 1 < block.rows { r + 1 } else { r };
-                if piece.left >= COLUMNS {
-                    piece.pair::<ADD, TERMS, SIGNED, true>([r, s], ldc);
-                } else {
-                    piece.pair::<ADD, TERMS, SIGNED, false>([r, s], ldc);
+        for col in (0..whole).step_by(2 * COLUMNS) {
+            let (left, right) = (Piece::new(block, ends, col), Piece::new(block, ends, col + COLUMNS));
+            for r in (0..block.rows).step_by(2) {
+                let (a, b) = (r, last.min(r + 1));
+                let codes = left.codes::<SIGNED>([
+                    left.sums::<ADD, TERMS, true>(a),
+                    right.sums::<ADD, TERMS, true>(a),
+                    left.sums::<ADD, TERMS, true>(b),
+                    right.sums::<ADD, TERMS, true>(b),
+                ]);
+                for (r, codes) in [(a, _mm256_castsi256_si128(codes)), (b, _mm256_extracti128_si256::<1>(codes))] {
+                    if let Some(out) = left.out(r, ldc) {
+                        _mm_storeu_si128(out.cast(), codes);
+                    }
                 }
-                r += 2;
+            }
+        }
+        for col in (whole..block.cols).step_by(COLUMNS) {
+            let piece = Piece::new(block, ends, col);
+            for r in (0..block.rows).step_by(4) {
+                if piece.left >= COLUMNS {
+                    piece.four::<ADD, TERMS, SIGNED, true>([r, last.min(r + 1), last.min(r + 2), last.min(r + 3)], ldc);
+                } else {
+                    piece
+                        .four::<ADD, TERMS, SIGNED, false>([r, last.min(r + 1), last.min(r + 2), last.min(r + 3)], ldc);
+                }
             }
         }
     }
 }
 
-/// Up to 16 columns of a tile.
+/// Up to 8 columns of a tile.
 struct Piece<'a> {
     block: &'a Block<'a>,
     ends: &'a RawCodes,
     col: usize,
-    multipliers: [__m256; 2],
+    multiplier: __m256,
     /// Columns that there are from `col` on.
     left: usize,
 }
 
-impl Piece<'_> {
+impl<'a> Piece<'a> {
+    /// # Safety
+    /// As [`rows`]; `col` is one of the tile.
+    #[inline(always)]
+    unsafe fn new(block: &'a Block<'a>, ends: &'a RawCodes, col: usize) -> Self {
+        // SAFETY: whole registers may be read of the tile's columns.
+        let multiplier = unsafe { _mm256_loadu_ps(block.columns.multiplier.as_ptr().add(col)) };
+        Self { block, ends, col, multiplier, left: block.cols - col }
+    }
+
+    /// Where the codes of a row go, if anywhere.
+    ///
+    /// # Safety
+    /// As [`rows`].
+    #[inline(always)]
+    unsafe fn out(&self, r: usize, ldc: usize) -> Option<*mut u8> {
+        // SAFETY: rows and columns lie inside those that the epilogue was checked for.
+        unsafe {
+            let pixel = *self.block.pixels.add(r);
+            (pixel != NO_ROW).then(|| self.ends.out.wrapping_add(pixel * ldc + self.block.first + self.col))
+        }
+    }
+
+    /// Ends four rows.
+    ///
     /// # Safety
     /// As [`rows`]; the columns are all there if `FULL`.
     #[inline(always)]
-    unsafe fn pair<const ADD: bool, const TERMS: bool, const SIGNED: bool, const FULL: bool>(
+    unsafe fn four<const ADD: bool, const TERMS: bool, const SIGNED: bool, const FULL: bool>(
         &self,
-        [r, s]: [usize; 2],
+        [a, b, c, d]: [usize; 4],
         ldc: usize,
     ) {
-        // SAFETY: rows and columns lie inside those that the epilogue was checked for, and columns past the last are
-        // neither loaded from a residual nor stored; the sums of rows in vain are there, too.
+        // SAFETY: columns past the last are not stored; the sums of rows in vain are there, too.
         unsafe {
-            let (at, bt) = (*self.block.pixels.add(r), *self.block.pixels.add(s));
-            let zero_point = _mm256_set1_epi16(self.ends.zero_point as i16);
-            let a = _mm256_adds_epi16(self.row::<ADD, TERMS, FULL>(r, at), zero_point);
-            let b = _mm256_adds_epi16(self.row::<ADD, TERMS, FULL>(s, bt), zero_point);
-            let qmin = _mm256_set1_epi8(self.ends.qmin as i8);
-            let codes = if SIGNED {
-                _mm256_max_epi8(_mm256_packs_epi16(a, b), qmin)
-            } else {
-                _mm256_max_epu8(_mm256_packus_epi16(a, b), qmin)
-            };
-            // Packs work within 128 bits: each has 4 codes from each half of each row.
-            let codes = _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-            let out = self.ends.out.wrapping_add(self.block.first + self.col);
-            for (pixel, codes) in [(at, _mm256_castsi256_si128(codes)), (bt, _mm256_extracti128_si256::<1>(codes))] {
-                if pixel == NO_ROW {
-                    continue;
-                }
-                let out = out.add(pixel * ldc);
+            let codes = self.codes::<SIGNED>([
+                self.sums::<ADD, TERMS, FULL>(a),
+                self.sums::<ADD, TERMS, FULL>(b),
+                self.sums::<ADD, TERMS, FULL>(c),
+                self.sums::<ADD, TERMS, FULL>(d),
+            ]);
+            let (ab, cd) = (_mm256_castsi256_si128(codes), _mm256_extracti128_si256::<1>(codes));
+            let (b_codes, d_codes) = (_mm_unpackhi_epi64(ab, ab), _mm_unpackhi_epi64(cd, cd));
+            for (r, codes) in [(a, ab), (b, b_codes), (c, cd), (d, d_codes)] {
+                let Some(out) = self.out(r, ldc) else { continue };
                 if FULL {
-                    _mm_storeu_si128(out.cast(), codes);
+                    _mm_storel_epi64(out.cast(), codes);
                 } else {
                     let mut last = [0_u8; COLUMNS];
-                    _mm_storeu_si128(last.as_mut_ptr().cast(), codes);
+                    _mm_storel_epi64(last.as_mut_ptr().cast(), codes);
                     std::ptr::copy_nonoverlapping(last.as_ptr(), out, self.left);
                 }
             }
         }
     }
 
-    /// The centred codes of a row, not yet clamped from below: of columns 0–3, 8–11, 4–7 and 12–15.
+    /// The codes of four registers of rounded sums.
     ///
     /// # Safety
-    /// As [`Piece::pair`].
+    /// As [`rows`].
     #[inline(always)]
-    unsafe fn row<const ADD: bool, const TERMS: bool, const FULL: bool>(&self, r: usize, pixel: usize) -> __m256i {
+    unsafe fn codes<const SIGNED: bool>(&self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut last = [0_u8; COLUMNS];
-            let mut residual = last.as_ptr();
-            if let Some(add) = self.ends.add.as_ref().filter(|_| ADD && pixel != NO_ROW) {
-                let from = add.codes.add(pixel * add.ld + self.block.first + self.col);
-                if FULL {
-                    residual = from;
-                } else {
-                    std::ptr::copy_nonoverlapping(from, last.as_mut_ptr(), self.left);
-                }
-            }
-            let low = self.half::<ADD, TERMS>(r, residual, 0);
-            _mm256_packs_epi32(low, self.half::<ADD, TERMS>(r, residual, 1))
+            let zero_point = _mm256_set1_epi16(self.ends.zero_point as i16);
+            let ab = _mm256_adds_epi16(_mm256_packs_epi32(a, b), zero_point);
+            let cd = _mm256_adds_epi16(_mm256_packs_epi32(c, d), zero_point);
+            let qmin = _mm256_set1_epi8(self.ends.qmin as i8);
+            let codes = if SIGNED {
+                _mm256_max_epi8(_mm256_packs_epi16(ab, cd), qmin)
+            } else {
+                _mm256_max_epu8(_mm256_packus_epi16(ab, cd), qmin)
+            };
+            // Packs work within 128 bits: each has 4 codes of each register.
+            _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
         }
     }
 
-    /// Eight of them.
+    /// The centred codes of a row, not yet clamped from below.
     ///
     /// # Safety
-    /// As [`Piece::pair`]; `residual` is valid for 16 bytes.
+    /// As [`Piece::four`].
     #[inline(always)]
-    unsafe fn half<const ADD: bool, const TERMS: bool>(&self, r: usize, residual: *const u8, half: usize) -> __m256i {
+    unsafe fn sums<const ADD: bool, const TERMS: bool, const FULL: bool>(&self, r: usize) -> __m256i {
         const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-        let (block, ends, col) = (self.block, self.ends, self.col + 8 * half);
-        // SAFETY: whole registers may be read of the tile and its columns.
+        let (block, ends, col) = (self.block, self.ends, self.col);
+        // SAFETY: whole registers may be read of the tile and its columns; columns past the last are not loaded from a
+        // residual.
         unsafe {
             let mut sum = _mm256_loadu_si256(block.sums.add(r * block.ld + col).cast());
             if !block.summed {
@@ -187,13 +218,24 @@ impl Piece<'_> {
                 let term = _mm256_set1_epi32(*block.row_terms.add(r));
                 sum = _mm256_add_epi32(sum, _mm256_mullo_epi32(term, factors));
             }
-            let x = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), self.multipliers[half]);
+            let x = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), self.multiplier);
             let Some(add) = ends.add.as_ref().filter(|_| ADD) else {
                 return _mm256_cvtps_epi32(_mm256_min_ps(x, _mm256_set1_ps(ends.hi)));
             };
+            let mut last = [0_u8; COLUMNS];
+            let mut residual = last.as_ptr();
+            let pixel = *block.pixels.add(r);
+            if pixel != NO_ROW {
+                let from = add.codes.add(pixel * add.ld + block.first + col);
+                if FULL {
+                    residual = from;
+                } else {
+                    std::ptr::copy_nonoverlapping(from, last.as_mut_ptr(), self.left);
+                }
+            }
             let x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(ends.lo)), _mm256_set1_ps(ends.hi));
             let code = _mm256_round_ps::<NEAREST>(x);
-            let other = load_code::<Avx2>(residual.add(8 * half), add.signed);
+            let other = load_code::<Avx2>(residual, add.signed);
             let other = Avx2::add(other, _mm256_set1_epi32(add.neg_zero_point));
             let sum = _mm256_add_ps(
                 _mm256_mul_ps(code, _mm256_set1_ps(add.sum_multiplier)),
