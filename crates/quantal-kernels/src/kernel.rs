@@ -24,6 +24,14 @@ impl Form {
         4 / self.element_bytes()
     }
 
+    /// A group of ones.
+    pub(crate) const fn ones(self) -> [u8; 4] {
+        match self {
+            Self::Bytes => [1; 4],
+            Self::Pairs => [1, 0, 1, 0],
+        }
+    }
+
     /// Bytes of an element of A or B.
     pub(crate) const fn element_bytes(self) -> usize {
         match self {

@@ -5,7 +5,10 @@ mod placed;
 use crate::Isa;
 use crate::arena::Lines;
 use crate::error::{KernelError, check_length};
+use crate::gemm::tile::TileArgs;
 use crate::kernel::{Form, GemmKernel, MAX_NR, Steps, select, select_placed};
+use crate::simd::isa_fn;
+use crate::transpose::interleave;
 use placed::Plan;
 
 /// Most products of a u8 and an s8 whose sum surely fits an i32: ⌊(2³¹ − 1) / (255 · 128)⌋.
@@ -196,12 +199,39 @@ impl PackedB {
         let (words, _) = room.as_chunks_mut::<4>();
         for s in 0..self.spans {
             let to = Panels { words, nr: kernel.nr, size: groups * kernel.nr, from: s * span_groups * kernel.nr };
-            match kernel.form {
-                Form::Bytes => pack_panels::<4>(&b.span(s, span), b.flip(), to, &mut self.column_sums),
-                Form::Pairs => pack_panels::<2>(&b.span(s, span), b.flip(), to, &mut self.column_sums),
-            }
+            // SAFETY: an `Isa` is of this CPU.
+            unsafe { pack_panels(self.isa, kernel.form, &b.span(s, span), to) };
         }
+        self.add_up();
         Ok(())
+    }
+
+    /// Adds up the columns: what a row of ones gets.
+    fn add_up(&mut self) {
+        let kernel = self.kernel.few.map_or(self.kernel, |few| few.1);
+        let (row, offsets) = (vec![kernel.form.ones(); self.span_groups], vec![0; self.spans]);
+        let (start, init) = (row.as_ptr().cast(), [0; MAX_NR]);
+        let mut column_sums = std::mem::take(&mut self.column_sums);
+        for (p, sums) in column_sums.chunks_exact_mut(kernel.nr).enumerate() {
+            let args = TileArgs {
+                starts: &raw const start,
+                stride: 0,
+                offsets: offsets.as_ptr(),
+                spans: self.spans,
+                groups: self.span_groups,
+                places: std::ptr::null(),
+                panel: self.panel(p).as_ptr(),
+                init: init.as_ptr(),
+                sums: sums.as_mut_ptr(),
+                cols: kernel.nr,
+                ahead: std::ptr::null(),
+                signed: false,
+            };
+            // SAFETY: the CPU has what the kernel needs, or nothing could be packed for it; every span reads the one row
+            // of `span_groups` words, and the panel has as many steps for each; there is a sum for each column.
+            unsafe { kernel.tiles[0](&args) };
+        }
+        self.column_sums = column_sums;
     }
 
     /// Packs `b` in the steps of `plan`.
@@ -340,40 +370,50 @@ struct Panels<'a> {
     from: usize,
 }
 
-/// Packs `b` in steps of `nr` words, each word `KR` elements of one column, zeros after the last; adds up each column.
-/// What lies beyond the columns and after the steps is left as it is.
-fn pack_panels<const KR: usize>(b: &BView, flip: u8, to: Panels<'_>, sums: &mut [i32]) {
-    let Panels { words, nr, size, from } = to;
-    let steps = b.k.div_ceil(KR);
-    if b.stride_k == 1 && b.stride_n != 1 {
-        for (p, (panel, sums)) in words.chunks_exact_mut(size).zip(sums.chunks_mut(nr)).enumerate() {
-            pack_columns::<KR>(b, p * nr, flip, &mut panel[from..from + steps * nr], sums);
-        }
-        return;
+isa_fn! {
+    /// Packs `b` in steps of `nr` words for a kernel of this form, zeros after the last. What lies beyond the columns and
+    /// after the steps is left as it is.
+    ///
+    /// # Safety
+    /// None but what an [`Isa`] vouches for.
+    unsafe fn pack_panels(form: Form, b: &BView, to: Panels<'_>) = pack_panels_body
+}
+
+/// # Safety
+/// None: plain loops, which the compiler turns into those of the instruction set.
+#[inline(always)]
+#[expect(clippy::extra_unused_type_parameters, reason = "the instruction set is all that matters")]
+unsafe fn pack_panels_body<S>(form: Form, b: &BView, to: Panels<'_>) {
+    let columns_lie = b.stride_k == 1 && b.stride_n != 1;
+    match (form, columns_lie) {
+        (Form::Bytes, true) => pack_columns::<4>(b, to),
+        (Form::Bytes, false) => pack_rows::<4, 1>(b, to),
+        (Form::Pairs, true) => pack_columns::<2>(b, to),
+        (Form::Pairs, false) => pack_rows::<2, 2>(b, to),
     }
-    // Rows as they lie, one step of all panels after the other: a panel after the other would jump from row to row.
-    for i in 0..steps {
-        for (p, sums) in sums.chunks_mut(nr).enumerate() {
+}
+
+/// Packs a `b` whose rows lie in one piece, one step of all panels after the other: a panel after the other would jump
+/// from row to row. A step has `KR` elements of `E` bytes.
+#[inline(always)]
+fn pack_rows<const KR: usize, const E: usize>(b: &BView, to: Panels<'_>) {
+    let Panels { words, nr, size, from } = to;
+    let flip = b.flip();
+    for i in 0..b.k.div_ceil(KR) {
+        for p in 0..b.n.div_ceil(nr) {
             let (first, count) = (p * nr, nr.min(b.n - p * nr));
-            let mut step = [0; MAX_NR];
-            for r in 0..KR.min(b.k - i * KR) {
+            let mut rows = [[[0; E]; MAX_NR]; KR];
+            for (r, row) in rows.iter_mut().enumerate().take(b.k - i * KR) {
                 let codes = &b.bytes[(i * KR + r) * b.stride_k + first * b.stride_n..];
-                let mut row = [0; MAX_NR];
                 if b.stride_n == 1 {
-                    row[..count].copy_from_slice(&codes[..count]);
+                    row[..count].iter_mut().zip(&codes[..count]).for_each(|(to, code)| *to = element(code ^ flip));
                 } else {
-                    row[..count].iter_mut().zip(codes.iter().step_by(b.stride_n)).for_each(|(to, code)| *to = *code);
-                }
-                let row = &row[..count];
-                for (word, &code) in step.iter_mut().zip(row) {
-                    *word |= wide::<KR>(code ^ flip) << (32 / KR * r);
-                }
-                for (sum, &code) in sums.iter_mut().zip(row) {
-                    *sum += i32::from((code ^ flip) as i8);
+                    let codes = codes.iter().step_by(b.stride_n);
+                    row[..count].iter_mut().zip(codes).for_each(|(to, code)| *to = element(code ^ flip));
                 }
             }
-            let to = &mut words[p * size + from + i * nr..][..count];
-            to.iter_mut().zip(&step).for_each(|(to, word)| *to = word.to_le_bytes());
+            let to = words[p * size + from + i * nr..][..count].as_flattened_mut();
+            interleave(&rows.each_ref().map(|row| &row[..count]), to.as_chunks_mut().0);
         }
     }
 }
@@ -381,23 +421,40 @@ fn pack_panels<const KR: usize>(b: &BView, flip: u8, to: Panels<'_>, sums: &mut 
 /// Elements of K that are packed of each column before the next ones: what is written meanwhile stays in cache.
 const K_BLOCK: usize = 512;
 
-/// Packs the columns of one panel, from column `from` on, where a column lies in one piece.
-fn pack_columns<const KR: usize>(b: &BView, from: usize, flip: u8, panel: &mut [[u8; 4]], sums: &mut [i32]) {
-    let (nr, count) = (sums.len(), sums.len().min(b.n - from));
-    for (block, words) in panel.chunks_mut(K_BLOCK / KR * nr).enumerate() {
-        let first = block * K_BLOCK;
-        for (j, sum) in sums[..count].iter_mut().enumerate() {
-            let column = &b.bytes[(from + j) * b.stride_n + first..][..K_BLOCK.min(b.k - first)];
-            *sum += column.iter().map(|&code| i32::from((code ^ flip) as i8)).sum::<i32>();
-            let (whole, rest) = column.as_chunks::<KR>();
-            let mut to = words[j..].iter_mut().step_by(nr);
-            for (codes, to) in whole.iter().zip(&mut to) {
-                *to = step::<KR>(*codes, flip);
+/// Packs a `b` whose columns lie in one piece.
+#[inline(always)]
+fn pack_columns<const KR: usize>(b: &BView, to: Panels<'_>) {
+    /// Columns whose steps are turned into rows together.
+    const SQUARE: usize = 4;
+    let Panels { words, nr, size, from } = to;
+    let (flip, steps) = (b.flip(), b.k.div_ceil(KR));
+    for (p, panel) in words.chunks_exact_mut(size).enumerate() {
+        let count = nr.min(b.n - p * nr);
+        for (block, words) in panel[from..from + steps * nr].chunks_mut(K_BLOCK / KR * nr).enumerate() {
+            let first = block * K_BLOCK;
+            let column = |j: usize| {
+                let codes = &b.bytes[(p * nr + j) * b.stride_n + first..][..K_BLOCK.min(b.k - first)];
+                codes.as_chunks::<KR>()
+            };
+            let squares = count - count % SQUARE;
+            for j in (0..squares).step_by(SQUARE) {
+                let [c0, c1, c2, c3] = [j, j + 1, j + 2, j + 3].map(|j| column(j).0);
+                for ((((c0, c1), c2), c3), words) in c0.iter().zip(c1).zip(c2).zip(c3).zip(words.chunks_exact_mut(nr)) {
+                    words[j..][..SQUARE].copy_from_slice(&[c0, c1, c2, c3].map(|codes| step::<KR>(*codes, flip)));
+                }
             }
-            if let (false, Some(to)) = (rest.is_empty(), to.next()) {
-                let mut codes = [flip; KR];
-                codes[..rest.len()].copy_from_slice(rest);
-                *to = step::<KR>(codes, flip);
+            for j in squares..count {
+                for (codes, words) in column(j).0.iter().zip(words.chunks_exact_mut(nr)) {
+                    words[j] = step::<KR>(*codes, flip);
+                }
+            }
+            for j in 0..count {
+                let (whole, rest) = column(j);
+                if let (false, Some(words)) = (rest.is_empty(), words.chunks_exact_mut(nr).nth(whole.len())) {
+                    let mut codes = [flip; KR];
+                    codes[..rest.len()].copy_from_slice(rest);
+                    words[j] = step::<KR>(codes, flip);
+                }
             }
         }
     }
@@ -406,17 +463,18 @@ fn pack_columns<const KR: usize>(b: &BView, from: usize, flip: u8, panel: &mut [
 /// The 4 bytes of one column in one step: `KR` codes, each flipped. What flips to 0 stands for those after the last.
 #[inline(always)]
 fn step<const KR: usize>(codes: [u8; KR], flip: u8) -> [u8; 4] {
-    let mut word = 0;
-    for (r, &code) in codes.iter().enumerate() {
-        word |= wide::<KR>(code ^ flip) << (32 / KR * r);
+    if let Some(bytes) = codes.first_chunk::<4>() {
+        return (u32::from_le_bytes(*bytes) ^ u32::from_le_bytes([flip; 4])).to_le_bytes();
     }
-    word.to_le_bytes()
+    let [[a, b], [c, d]] = [codes[0], codes[1]].map(|code| element::<2>(code ^ flip));
+    [a, b, c, d]
 }
 
-/// A code as wide as a step has room for: 8 bits of 4, or 16 of 2.
+/// An s8 code in `E` bytes.
 #[inline(always)]
-fn wide<const KR: usize>(code: u8) -> u32 {
-    if KR == 4 { code.into() } else { i16::from(code as i8).cast_unsigned().into() }
+fn element<const E: usize>(code: u8) -> [u8; E] {
+    let wide = i16::from(code as i8).to_le_bytes();
+    std::array::from_fn(|i| wide[i])
 }
 
 /// Writes the first `count` of `codes`, turned to u8 by `flip`, at element `at` of a row of A in `form`. What lies after

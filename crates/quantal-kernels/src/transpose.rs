@@ -61,6 +61,7 @@ pub fn transpose<T: Copy + Send + Sync>(
 }
 
 /// `out[i, r] = planes[r][i]`, for at most [`MAX_PLANES`] planes of the same length.
+#[inline(always)]
 pub(crate) fn interleave<T: Copy>(planes: &[&[T]], out: &mut [T]) {
     match *planes {
         [a] => out.copy_from_slice(a),
