@@ -84,7 +84,7 @@ pub struct GemmKernel {
     pub mr: usize,
     /// Columns of B in a tile, and so in a packed panel.
     pub nr: usize,
-    /// Columns of a register.
+    /// Columns of a register of sums.
     pub(crate) lanes: usize,
     /// Elements along K in a step of its loop: what lies together along K is padded to whole steps.
     pub kr: usize,

@@ -59,6 +59,9 @@ impl<'a> BView<'a> {
         if self.k > most {
             return Err(KernelError::TooDeep { k: self.k, most });
         }
+        if self.stride_n == 0 && self.n > 1 && self.k > 0 {
+            return Err(KernelError::Geometry("the columns of B lie on each other"));
+        }
         let last = |count: usize, stride: usize| count.checked_sub(1)?.checked_mul(stride);
         match (last(self.k, self.stride_k), last(self.n, self.stride_n)) {
             (Some(rows), Some(columns)) => {
@@ -208,6 +211,8 @@ impl PackedB {
 
     /// Adds up the columns: what a row of ones gets.
     fn add_up(&mut self) {
+        // Not the tile of AMX, which takes 16 rows and a configuration; nor that of `kernel_for(1)`, which is AMX's where
+        // it was pinned.
         let kernel = self.kernel.few.map_or(self.kernel, |few| few.1);
         let (row, offsets) = (vec![kernel.form.ones(); self.span_groups], vec![0; self.spans]);
         let (start, init) = (row.as_ptr().cast(), [0; MAX_NR]);
@@ -371,8 +376,8 @@ struct Panels<'a> {
 }
 
 isa_fn! {
-    /// Packs `b` in steps of `nr` words for a kernel of this form, zeros after the last. What lies beyond the columns and
-    /// after the steps is left as it is.
+    /// Packs `b` in steps of `nr` words for a kernel of this form, each some elements of one column, zeros after the last
+    /// element. What lies beyond the columns and after the steps is left as it is.
     ///
     /// # Safety
     /// None but what an [`Isa`] vouches for.
@@ -393,8 +398,8 @@ unsafe fn pack_panels_body<S>(form: Form, b: &BView, to: Panels<'_>) {
     }
 }
 
-/// Packs a `b` whose rows lie in one piece, one step of all panels after the other: a panel after the other would jump
-/// from row to row. A step has `KR` elements of `E` bytes.
+/// Packs any other `b`, one step of all panels after the other: a panel after the other would jump from row to row. A
+/// step has `KR` elements of `E` bytes.
 #[inline(always)]
 fn pack_rows<const KR: usize, const E: usize>(b: &BView, to: Panels<'_>) {
     let Panels { words, nr, size, from } = to;
@@ -448,12 +453,12 @@ fn pack_columns<const KR: usize>(b: &BView, to: Panels<'_>) {
                     words[j] = step::<KR>(*codes, flip);
                 }
             }
-            for j in 0..count {
-                let (whole, rest) = column(j);
-                if let (false, Some(words)) = (rest.is_empty(), words.chunks_exact_mut(nr).nth(whole.len())) {
-                    let mut codes = [flip; KR];
+            if (b.k - first) / KR < words.len() / nr {
+                let last = words.len() - nr;
+                for (j, word) in words[last..][..count].iter_mut().enumerate() {
+                    let (mut codes, rest) = ([flip; KR], column(j).1);
                     codes[..rest.len()].copy_from_slice(rest);
-                    words[j] = step::<KR>(codes, flip);
+                    *word = step::<KR>(codes, flip);
                 }
             }
         }

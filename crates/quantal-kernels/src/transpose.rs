@@ -60,7 +60,8 @@ pub fn transpose<T: Copy + Send + Sync>(
     Ok(())
 }
 
-/// `out[i, r] = planes[r][i]`, for at most [`MAX_PLANES`] planes of the same length.
+/// `out[i, r] = planes[r][i]`, for at most [`MAX_PLANES`] planes of the same length. Inlined, to be compiled for the
+/// instruction set of the caller.
 #[inline(always)]
 pub(crate) fn interleave<T: Copy>(planes: &[&[T]], out: &mut [T]) {
     match *planes {

@@ -31,7 +31,7 @@ const fn row(name: &'static str, level: Level, tiles: &'static [unsafe fn(&TileA
         level,
         mr: 2 * ROWS,
         nr: NR,
-        lanes: 16,
+        lanes: NR / 2,
         kr: ROW_BYTES,
         form: Form::Bytes,
         steps: Steps::Even,

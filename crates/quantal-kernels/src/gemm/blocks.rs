@@ -244,8 +244,8 @@ fn sweep(job: &Job, all_columns: &[Columns], cold: bool, laid: &Laid, panels: Ra
             args.ahead = next.map_or(std::ptr::null(), |next| ahead(next, t, tiles));
             from += count;
             // SAFETY: the kernel was selected for a detected `Isa`; a tile has a table entry for its 1 or more runs; all
-            // that it reads of A was laid out by the source for `job.wanted`, which is of the same B; a panel has the
-            // steps that B says; `sums` holds `together` of the largest tiles and a register more.
+            // that it reads of A was laid out by the source for `job.wanted`, which is of the same B; a panel has at
+            // least as many steps; `sums` holds `together` of the largest tiles and a register more.
             unsafe { kernel.tiles[count - 1](&args) };
             if (t + 1) % together != 0 && t + 1 != tiles {
                 continue;

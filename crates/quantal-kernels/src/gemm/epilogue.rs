@@ -120,7 +120,7 @@ struct RawCodes {
     out: *mut u8,
 }
 
-/// A [`Residual`]. Its codes may be those of the output: an end reads each before it writes there, and only once.
+/// A [`Residual`]. Its codes may be those of the output: an end reads each before it writes there, and never after.
 #[derive(Clone, Copy)]
 struct RawResidual {
     codes: *const u8,
@@ -174,7 +174,7 @@ fn saturating_packs(qmin: i32, qmax: i32, multiplier: &[f32], add: Option<&RawRe
     let tame = |add: &RawResidual| {
         add.neg_zero_point.abs() <= 255 && add.multiplier.abs() < TAME && add.sum_multiplier.abs() < TAME
     };
-    // All are looked at: a loop that may stop at each takes them one by one.
+    // No `all`: a loop that may stop early takes them one by one.
     let small = multiplier.iter().fold(true, |small, m| small & (m.abs() < 1.0));
     one_sign && small && add.is_none_or(tame)
 }
@@ -338,6 +338,7 @@ pub(crate) struct Block<'a> {
     /// `rows × ld` accumulators, readable in whole registers.
     pub(crate) sums: *const i32,
     pub(crate) ld: usize,
+    /// Rows; one at least.
     pub(crate) rows: usize,
     /// Columns to write.
     pub(crate) cols: usize,

@@ -149,7 +149,7 @@ kernel!(NEON_6X16, gemm_u8s8s32_6x16x2_neon, Smull, Neon, 4, [1 2 3 4 5 6]);
 kernel!(NEON_DOT_6X16, gemm_s8s8s32_6x16x4_neondot, Sdot, NeonDot, feature "neon,dotprod", 4, [1 2 3 4 5 6]);
 
 // AVX2: 16 registers. Six rows of two are 12 accumulators; what else a step holds at once is three or four. The narrow
-// tiles are for few columns.
+// tiles are for few columns; the addresses of 12 rows would not fit the registers.
 #[cfg(target_arch = "x86_64")]
 kernel!(AVX2_6X16_U8, gemm_u8s8s32_6x16x4_avx2_placed, Maddubs, Avx2, feature "avx2,fma", 2, [1 2 3 4 5 6]);
 #[cfg(target_arch = "x86_64")]
@@ -246,6 +246,8 @@ pub(crate) mod twins {
 
     kernel!(TWIN_6X16_U8, twin_6x16x4_avx2_placed, PlainBytes<8, true>, Portable, 2, [1 2 3 4 5 6]);
     kernel!(TWIN_6X16_PAIRS, twin_6x16x2_avx2_exact, PlainPairs<8>, Portable, 2, [1 2 3 4 5 6]);
+    kernel!(TWIN_8X8_U8, twin_8x8x4_avx2_placed, PlainBytes<8, true>, Portable, 1, [1 2 3 4 5 6 7 8]);
+    kernel!(TWIN_8X8_PAIRS, twin_8x8x2_avx2_exact, PlainPairs<8>, Portable, 1, [1 2 3 4 5 6 7 8]);
     kernel!(TWIN_6X16, twin_6x16x4_avxvnni, PlainBytes<8, false>, Portable, 2, [1 2 3 4 5 6]);
     kernel!(TWIN_6X64, twin_6x64x4_avx512vnni, PlainBytes<16, false>, Portable, 4, [1 2 3 4 5 6]);
     kernel!(TWIN_12X32, twin_12x32x4_avx512vnni, PlainBytes<16, false>, Portable, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
@@ -258,6 +260,8 @@ pub(crate) mod twins {
         &TWIN_6X16_S8,
         &TWIN_6X16_U8,
         &TWIN_6X16_PAIRS,
+        &TWIN_8X8_U8,
+        &TWIN_8X8_PAIRS,
         &TWIN_6X16,
         &TWIN_6X64,
         &TWIN_12X32,

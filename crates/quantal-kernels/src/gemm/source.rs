@@ -42,7 +42,8 @@ pub(crate) struct Wanted {
 impl Wanted {
     pub(crate) fn new(b: &PackedB, kernel: &GemmKernel, flip: u8) -> Self {
         let &GemmKernel { form, run, kr, .. } = kernel;
-        // Panels may be padded further, for a kernel of longer steps: rows of a matrix, all one span, end before that.
+        // Panels may be padded further, for a kernel of longer steps: rows of a matrix, all one span, end before that,
+        // and the panel is read no further.
         let span_bytes = b.span().next_multiple_of(kr) * form.element_bytes();
         Self { form, run, flip, span: b.span(), span_bytes }
     }
@@ -197,14 +198,13 @@ impl Rows<'_> {
     fn fill(&self, rows: Range<usize>, wanted: &Wanted, scratch: &mut [u8], laid: &mut Laid) {
         laid.stride = Self::filled_stride(wanted);
         let span = wanted.span;
-        // Rows without gaps, before and after, are one long row.
+        // Rows without gaps, both in A and as filled, are one long row.
         if self.stride == span && laid.stride == span * wanted.form.element_bytes() {
             put_codes(scratch, wanted.form, 0, &self.a[rows.start * span..], rows.len() * span, wanted.flip);
         } else {
-            for (r, to) in rows.clone().zip(scratch.chunks_exact_mut(laid.stride.max(1))) {
-                if span > 0 {
-                    put_codes(to, wanted.form, 0, &self.a[r * self.stride..], span, wanted.flip);
-                }
+            for (i, r) in rows.clone().enumerate().filter(|_| span > 0) {
+                let to = &mut scratch[i * laid.stride..];
+                put_codes(to, wanted.form, 0, &self.a[r * self.stride..], span, wanted.flip);
             }
         }
         let starts = (0..rows.len()).step_by(wanted.run);

@@ -143,7 +143,7 @@ fn every_shape_around_a_tile_is_exact() {
                 Case::new(m, 23, n, Fill::Random).check(isa, kernel);
             }
         }
-        for k in (0..=17).chain([31, 32, 33, 63, 64, 65, 257]) {
+        for k in (0..=17).chain([31, 32, 33, 63, 64, 65, 257, 512, 1024]) {
             for m in [1, 2, 3, mr + 2] {
                 Case::new(m, k, nr + 5, Fill::Random).check(isa, kernel);
             }
@@ -154,16 +154,15 @@ fn every_shape_around_a_tile_is_exact() {
 #[test]
 fn zero_points_signs_and_strides_are_exact() {
     on_every_kernel(|isa, kernel| {
-        for k in [4, 19, 64] {
+        for (m, k, gap) in [(3, 4, 0), (kernel.mr + 1, 19, 1), (kernel.mr + 1, 64, 0), (3, 64, 3), (2, 515, 2)] {
             for (a_signed, b_signed) in [(false, true), (true, true), (false, false), (true, false)] {
                 for a_zero in [0, 1, 127, 128, 255] {
                     for b_zeros in [vec![], vec![1], vec![127], (0..11).map(|j| j * 12).collect::<Vec<_>>()] {
                         let a_zero = if a_signed { a_zero - 128 } else { a_zero };
                         let shift = if b_signed { 60 } else { 0 };
                         let b_zeros = b_zeros.into_iter().map(|z| z - shift).collect();
-                        let gap = k % 3;
-                        let case = Case::new(kernel.mr + 1, k, 11, Fill::Random);
-                        Case { a_signed, b_signed, a_zero, b_zeros, gap, transposed: k == 19, ..case }
+                        let case = Case::new(m, k, 11, Fill::Random);
+                        Case { a_signed, b_signed, a_zero, b_zeros, gap, transposed: k % 2 == 1, ..case }
                             .check(isa, kernel);
                     }
                 }
@@ -251,8 +250,10 @@ fn codes_without_a_residual_equal_the_arithmetic() {
     let table: [u8; 256] = std::array::from_fn(|i| (i * 59 + 3) as u8);
     on_every_kernel(|isa, kernel| {
         let mut seeded = Seeded::new(11);
-        for (n, b_zeros) in [(70, vec![]), (16, vec![3]), (33, (0..33).collect()), (5, vec![-9])] {
-            let case = Case { a_zero: 90, b_zeros, ..Case::new(35, 70, n, Fill::Random) };
+        for (n, b_zeros) in
+            [(70, vec![]), (16, vec![3]), (33, (0..33).collect()), (45, (-20..25).collect()), (5, vec![-9])]
+        {
+            let case = Case { a_zero: 90, b_zeros, ..Case::new(34, 70, n, Fill::Random) };
             let (a, b) = case.operands();
             let packed = case.pack(isa, kernel, &b);
             let sums = case.reference(&a, &b);
@@ -351,28 +352,34 @@ fn floats_are_one_product_and_one_sum() {
         let packed = case.pack(isa, kernel, &b);
         let scale: Vec<f32> = (0..19).map(|j| 0.001 + j as f32 * 0.003).collect();
         let bias: Vec<f32> = (0..19).map(|j| j as f32 * 0.7 - 3.0).collect();
-        let mut out = vec![0.0; 5 * 19];
-        let epilogue = Epilogue::F32 { bias: None, scale: &scale, bias_f32: Some(&bias), out: &mut out, ldc: 19 };
-        gemm(case.call(&a, &packed, epilogue), &Threads::new(1)).unwrap();
         let sums = case.reference(&a, &b);
-        let want: Vec<f32> = sums.iter().enumerate().map(|(i, &s)| s as f32 * scale[i % 19] + bias[i % 19]).collect();
-        assert_eq!(out, want, "{}", kernel.name);
+        for bias_f32 in [Some(&bias[..]), None] {
+            let mut out = vec![0.0; 5 * 19];
+            let epilogue = Epilogue::F32 { bias: None, scale: &scale, bias_f32, out: &mut out, ldc: 19 };
+            gemm(case.call(&a, &packed, epilogue), &Threads::new(1)).unwrap();
+            let added = |j: usize| bias_f32.map_or(0.0, |bias| bias[j]);
+            let value = |(i, &s): (usize, &i32)| s as f32 * scale[i % 19] + added(i % 19);
+            assert_eq!(out, sums.iter().enumerate().map(value).collect::<Vec<_>>(), "{}", kernel.name);
+        }
     });
 }
 
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
-    let isa = *Isa::available().last().unwrap();
-    for (m, k, n) in [(200, 130, 100), (3, 500, 700), (1000, 64, 64)] {
-        let case = Case { a_zero: 3, ..Case::new(m, k, n, Fill::Random) };
+    for (m, k, n, a_signed) in
+        [(200, 130, 100, false), (3, 500, 700, false), (1000, 64, 64, false), (700, 64, 40, true)]
+    {
+        let case = Case { a_zero: 3, a_signed, ..Case::new(m, k, n, Fill::Random) };
         let (a, b) = case.operands();
-        let packed = PackedB::pack(isa, &BView::new(&b, true, k, n)).unwrap();
         let want = case.reference(&a, &b);
-        for count in [1, 2, 3] {
-            let mut out = vec![0; m * n];
-            let epilogue = Epilogue::I32 { bias: None, out: &mut out, ldc: n };
-            gemm(case.call(&a, &packed, epilogue), &Threads::new(count)).unwrap();
-            assert_eq!(out, want, "{count} threads");
+        for isa in Isa::available() {
+            let packed = PackedB::pack(isa, &BView::new(&b, true, k, n)).unwrap();
+            for count in [1, 2, 3] {
+                let mut out = vec![0; m * n];
+                let epilogue = Epilogue::I32 { bias: None, out: &mut out, ldc: n };
+                gemm(case.call(&a, &packed, epilogue), &Threads::new(count)).unwrap();
+                assert_eq!(out, want, "{isa}, {count} threads");
+            }
         }
     }
 }
@@ -400,6 +407,9 @@ fn the_table_keeps_its_promises() {
             "{}",
             kernel.name
         );
+        assert!(kernel.nr.is_multiple_of(kernel.lanes), "{}", kernel.name);
+        let one_row = kernel.few.map_or(*kernel, |few| few.1);
+        assert_eq!(one_row.run, 1, "{}: column sums are taken with a single row", kernel.name);
         let tile = format!("_{}x{}x{}_", kernel.mr, kernel.nr, kernel.kr);
         assert!(kernel.name.contains(&tile), "{} is not {tile}", kernel.name);
     }
@@ -412,6 +422,8 @@ fn what_does_not_fit_is_refused() {
     let refused = PackedB::pack(isa, &BView::new(&deep, true, MAX_K_SIGNED + 1, 1));
     assert!(matches!(refused.err(), Some(KernelError::TooDeep { .. })));
     assert!(matches!(PackedB::pack(isa, &BView::new(&[1; 5], true, 2, 3)).err(), Some(KernelError::Length { .. })));
+    let on_each_other = BView { stride_n: 0, ..BView::new(&[1; 6], true, 2, 3) };
+    assert!(matches!(PackedB::pack(isa, &on_each_other).err(), Some(KernelError::Geometry(_))));
     let b = PackedB::pack(isa, &BView::new(&[1; 6], true, 2, 3)).unwrap();
     let case = Case::new(2, 2, 3, Fill::Random);
     let run = |a: &[u8], out: &mut [i32]| {

@@ -10,7 +10,7 @@ use crate::simd::Simd;
 /// `starts` holds a pointer for each run; row `i` of a run starts `i·stride` bytes after it. What a row is multiplied
 /// by lies in `spans` pieces of `4·groups` bytes in the kernel's [`Form`], each `offsets[s]` bytes after the row's
 /// start. But where packing placed the steps, `places` has for each span how many there are, and for each step where
-/// in the span each register of columns reads 4 bytes. `panel` points to as many steps, of `nr` times 4 bytes each;
+/// in the span each register of columns reads 4 bytes. `panel` points to at least as many steps, of `nr` times 4 bytes each;
 /// `sums` takes a row of `nr` accumulators for each row, of which the first `cols` matter. Each starts from its column's
 /// `init`.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "some fields are for AMX alone"))]
@@ -61,7 +61,8 @@ pub(super) const fn chains<D: Dot>() -> usize {
 
 /// Accumulates `MR` rows against `NV` registers of columns. Lanes run across columns and all accumulators stay in
 /// registers over the whole of K; a step loads `NV` registers of B once and broadcasts 4 bytes of each row. Steps take
-/// turns between as many sets of `MR·NV` accumulators as it takes to hide the latency of the dot product.
+/// turns between up to four sets of `MR·NV` accumulators, as registers last, so that few sums need not wait for their own
+/// last product.
 ///
 /// # Safety
 /// As [`Simd`], and the pointers of `args` hold what [`TileArgs`] says.
@@ -129,7 +130,7 @@ unsafe fn tile_in_turns<D: Dot, const MR: usize, const NV: usize, const TURNS: u
 
 /// What the next step of a tile reads.
 struct Next {
-    /// Bytes from a row's start, if steps are even.
+    /// Bytes from a row's start; where steps are placed, it only counts them.
     at: usize,
     panel: *const u8,
     places: *const u32,

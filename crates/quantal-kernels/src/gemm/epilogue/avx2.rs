@@ -1,5 +1,5 @@
-//! Codes on AVX2, four registers of sums to one of bytes, as `avx512` does it: a tile of 16 columns has so few sums
-//! that narrowing them eight at a time takes as long as their products wherever K is small.
+//! Codes on AVX2, four registers of sums to one of bytes, as `avx512` does it: a tile of 8 or 16 columns has so few
+//! sums that narrowing each register by itself takes as long as their products wherever K is small.
 
 use std::arch::x86_64::{
     __m256, __m256i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm_storel_epi64, _mm_storeu_si128,
@@ -69,8 +69,8 @@ unsafe fn any_sign<const ADD: bool, const TERMS: bool>(block: &Block, codes: &Ra
     }
 }
 
-/// Two rows at a time of 16 columns each, then four of the 8 and fewer that are left. A row without others takes their
-/// place.
+/// Two rows at a time of 16 columns each, then four of the up to 15 columns left. Where rows run out, the last one takes
+/// their places.
 ///
 /// # Safety
 /// As [`finish`]; inlined into code with its features.
@@ -84,10 +84,10 @@ unsafe fn rows<const ADD: bool, const TERMS: bool, const SIGNED: bool>(block: &B
             for r in (0..block.rows).step_by(2) {
                 let (a, b) = (r, last.min(r + 1));
                 let codes = left.codes::<SIGNED>([
-                    left.sums::<ADD, TERMS, true>(a),
-                    right.sums::<ADD, TERMS, true>(a),
-                    left.sums::<ADD, TERMS, true>(b),
-                    right.sums::<ADD, TERMS, true>(b),
+                    left.rounded::<ADD, TERMS, true>(a),
+                    right.rounded::<ADD, TERMS, true>(a),
+                    left.rounded::<ADD, TERMS, true>(b),
+                    right.rounded::<ADD, TERMS, true>(b),
                 ]);
                 for (r, codes) in [(a, _mm256_castsi256_si128(codes)), (b, _mm256_extracti128_si256::<1>(codes))] {
                     if let Some(out) = left.out(r, ldc) {
@@ -100,10 +100,9 @@ unsafe fn rows<const ADD: bool, const TERMS: bool, const SIGNED: bool>(block: &B
             let piece = Piece::new(block, ends, col);
             for r in (0..block.rows).step_by(4) {
                 if piece.left >= COLUMNS {
-                    piece.four::<ADD, TERMS, SIGNED, true>([r, last.min(r + 1), last.min(r + 2), last.min(r + 3)], ldc);
+                    piece.four::<ADD, TERMS, SIGNED, true>(r, ldc);
                 } else {
-                    piece
-                        .four::<ADD, TERMS, SIGNED, false>([r, last.min(r + 1), last.min(r + 2), last.min(r + 3)], ldc);
+                    piece.four::<ADD, TERMS, SIGNED, false>(r, ldc);
                 }
             }
         }
@@ -143,23 +142,25 @@ impl<'a> Piece<'a> {
         }
     }
 
-    /// Ends four rows.
+    /// Ends the four rows from `r` on.
     ///
     /// # Safety
     /// As [`rows`]; the columns are all there if `FULL`.
     #[inline(always)]
     unsafe fn four<const ADD: bool, const TERMS: bool, const SIGNED: bool, const FULL: bool>(
         &self,
-        [a, b, c, d]: [usize; 4],
+        r: usize,
         ldc: usize,
     ) {
+        let last = self.block.rows - 1;
+        let [a, b, c, d] = [r, last.min(r + 1), last.min(r + 2), last.min(r + 3)];
         // SAFETY: columns past the last are not stored; the sums of rows in vain are there, too.
         unsafe {
             let codes = self.codes::<SIGNED>([
-                self.sums::<ADD, TERMS, FULL>(a),
-                self.sums::<ADD, TERMS, FULL>(b),
-                self.sums::<ADD, TERMS, FULL>(c),
-                self.sums::<ADD, TERMS, FULL>(d),
+                self.rounded::<ADD, TERMS, FULL>(a),
+                self.rounded::<ADD, TERMS, FULL>(b),
+                self.rounded::<ADD, TERMS, FULL>(c),
+                self.rounded::<ADD, TERMS, FULL>(d),
             ]);
             let (ab, cd) = (_mm256_castsi256_si128(codes), _mm256_extracti128_si256::<1>(codes));
             let (b_codes, d_codes) = (_mm_unpackhi_epi64(ab, ab), _mm_unpackhi_epi64(cd, cd));
@@ -193,17 +194,17 @@ impl<'a> Piece<'a> {
             } else {
                 _mm256_max_epu8(_mm256_packus_epi16(ab, cd), qmin)
             };
-            // Packs work within 128 bits: each has 4 codes of each register.
+            // Packs work within 128 bits: each half has 4 codes of each register.
             _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
         }
     }
 
-    /// The centred codes of a row, not yet clamped from below.
+    /// The centred codes of a row's 8 columns, not yet clamped from below.
     ///
     /// # Safety
     /// As [`Piece::four`].
     #[inline(always)]
-    unsafe fn sums<const ADD: bool, const TERMS: bool, const FULL: bool>(&self, r: usize) -> __m256i {
+    unsafe fn rounded<const ADD: bool, const TERMS: bool, const FULL: bool>(&self, r: usize) -> __m256i {
         const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
         let (block, ends, col) = (self.block, self.ends, self.col);
         // SAFETY: whole registers may be read of the tile and its columns; columns past the last are not loaded from a
@@ -231,6 +232,7 @@ impl<'a> Piece<'a> {
                     residual = from;
                 } else {
                     std::ptr::copy_nonoverlapping(from, last.as_mut_ptr(), self.left);
+                    residual = last.as_ptr();
                 }
             }
             let x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(ends.lo)), _mm256_set1_ps(ends.hi));
