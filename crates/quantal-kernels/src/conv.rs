@@ -209,6 +209,21 @@ impl PackedConv {
         self.winograd.as_ref().map_or_else(|| self.phases[0].groups[0].kernel(), |w| &w.kernel().product)
     }
 
+    /// The kernel that computes `pixels` outputs: where those are rows of a matrix, few of them may go to another one that
+    /// reads the same panels.
+    pub fn kernel_for(&self, pixels: usize) -> &'static GemmKernel {
+        match self.winograd {
+            None if self.reads_rows() => self.phases[0].groups[0].kernel_for(pixels),
+            _ => self.kernel(),
+        }
+    }
+
+    /// Whether input pixels, as they lie, are the rows of A.
+    fn reads_rows(&self) -> bool {
+        let g = &self.geometry;
+        g.kernel == [1, 1] && [self.in_step, self.out_step] == [[1, 1]; 2] && g.pads == [0; 4]
+    }
+
     /// The geometry that it was packed for.
     pub fn geometry(&self) -> &ConvGeometry {
         &self.geometry
@@ -309,14 +324,11 @@ pub fn conv(call: ConvCall, threads: &Threads) -> Result<(), KernelError> {
         winograd::run(&winograd::Job { weights, g, x, flip, x_zero, w_zero_points, epilogue: &epilogue }, threads);
         return Ok(());
     }
+    let in_place = weights.reads_rows() && [g.h_out, g.w_out] == [g.h, g.w] && elements > 0;
     for phase in &weights.phases {
         let steps =
             |axis: usize, whole: usize| whole.saturating_sub(phase.origin[axis]).div_ceil(weights.out_step[axis]);
         let (h_out, w_out) = (steps(0, g.h_out), steps(1, g.w_out));
-        let in_place = g.kernel == [1, 1]
-            && [weights.in_step, weights.out_step] == [[1, 1]; 2]
-            && g.pads[..2] == [0, 0]
-            && [g.h_out, g.w_out] == [g.h, g.w];
         for (group, b) in phase.groups.iter().enumerate() {
             let image = Image {
                 x,
@@ -338,7 +350,7 @@ pub fn conv(call: ConvCall, threads: &Threads) -> Result<(), KernelError> {
                 Some(window) => image.upright(window),
             };
             image.check()?;
-            let source = if in_place && elements > 0 {
+            let source = if in_place {
                 Source::Rows(Rows { a: &x[group * c..], stride: g.c_in, m: pixels })
             } else {
                 Source::Image(&image)

@@ -95,16 +95,19 @@ fn of_step(step: &Step, isa: Isa, x: &[usize], y: &[usize], plain: impl Fn() -> 
     let of_level = |n| Some(Unit::Codes(any_weights(isa.level(), n)));
     match step {
         Step::QConv(conv) => {
-            let (unit, walked, word) = match &conv.weights {
-                Packed::Dense(w) => (Some(Unit::Codes(w.kernel())), y, "conv"),
-                Packed::Depthwise(_) => (Some(Unit::Codes(any_weights(isa.level().of_vectors(), conv.c_out))), y, "dw"),
-                Packed::Transposed(w, _) => (Some(Unit::Codes(w.kernel())), x, "transposed"),
+            let pixels = count(y).checked_div(conv.c_out).unwrap_or(0);
+            let (kernel, unit, walked, word) = match &conv.weights {
+                Packed::Dense(w) => (w.kernel_for(pixels).name, Unit::Codes(w.kernel_for(pixels)), y, "conv"),
+                Packed::Depthwise(w) => {
+                    (w.kernel(), Unit::Codes(any_weights(isa.level().of_vectors(), conv.c_out)), y, "dw")
+                }
+                Packed::Transposed(w, _) => (w.kernel().name, Unit::Codes(w.kernel()), x, "transposed"),
             };
             let weights = weight_count(&conv.attrs, conv.c_in, conv.c_out);
             let per = if word == "transposed" { conv.c_in } else { conv.c_out };
             Work {
-                kernel: conv.kernel(),
-                unit,
+                kernel,
+                unit: Some(unit),
                 shape: conv_shape(word, &conv.attrs, x, conv.c_out),
                 macs: (count(walked) * weights.checked_div(per).unwrap_or(0)) as u64,
                 bytes: weights as u64,

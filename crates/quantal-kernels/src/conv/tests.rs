@@ -204,6 +204,21 @@ fn transposed_convolutions_equal_their_definition() {
 }
 
 #[test]
+fn few_pixels_of_a_pointwise_convolution_get_the_kernel_of_few_rows() {
+    for isa in Isa::available() {
+        let pack = |kernel: [usize; 2]| {
+            let g = shape(8, 24, kernel);
+            PackedConv::pack(isa, &g, &vec![1; g.k() * g.c_out], true).unwrap()
+        };
+        let pointwise = pack([1, 1]);
+        let few = pointwise.kernel().few.map_or(pointwise.kernel(), |few| few.1);
+        assert_eq!(pointwise.kernel_for(1), few, "{isa}");
+        assert_eq!(pointwise.kernel_for(1000), pointwise.kernel(), "{isa}");
+        assert_eq!(pack([3, 1]).kernel_for(1), pack([3, 1]).kernel(), "{isa}");
+    }
+}
+
+#[test]
 fn what_is_no_convolution_is_refused() {
     let isa = Isa::PORTABLE;
     let pack = |s: ConvGeometry, weights: usize| PackedConv::pack(isa, &s, &vec![1; weights], true).err();
