@@ -97,11 +97,14 @@ fn of_step(step: &Step, isa: Isa, x: &[usize], y: &[usize], plain: impl Fn() -> 
         Step::QConv(conv) => {
             let pixels = count(y).checked_div(conv.c_out).unwrap_or(0);
             let (kernel, unit, walked, word) = match &conv.weights {
-                Packed::Dense(w) => (w.kernel_for(pixels).name, Unit::Codes(w.kernel_for(pixels)), y, "conv"),
-                Packed::Depthwise(w) => {
-                    (w.kernel(), Unit::Codes(any_weights(isa.level().of_vectors(), conv.c_out)), y, "dw")
+                Packed::Dense(w) => {
+                    let used = w.kernel_for(pixels);
+                    (used.name, Unit::Codes(used), y, "conv")
                 }
-                Packed::Transposed(w, _) => (w.kernel().name, Unit::Codes(w.kernel()), x, "transposed"),
+                Packed::Depthwise(_) => {
+                    (conv.kernel(), Unit::Codes(any_weights(isa.level().of_vectors(), conv.c_out)), y, "dw")
+                }
+                Packed::Transposed(w, _) => (conv.kernel(), Unit::Codes(w.kernel()), x, "transposed"),
             };
             let weights = weight_count(&conv.attrs, conv.c_in, conv.c_out);
             let per = if word == "transposed" { conv.c_in } else { conv.c_out };

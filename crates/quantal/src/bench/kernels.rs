@@ -249,7 +249,7 @@ fn pick(problem: &Problem, isa: Isa, weights: &[u8]) -> Result<(&'static str, &'
     let of = |kernel: &'static GemmKernel| (kernel.name, kernel.level.name());
     Ok(match problem {
         Problem::Product { m, n, k } => of(PackedB::pack(isa, &BView::new(weights, true, *k, *n))?.kernel_for(*m)),
-        Problem::Conv(g) => of(PackedConv::pack(isa, g, weights, true)?.kernel()),
+        Problem::Conv(g) => of(PackedConv::pack(isa, g, weights, true)?.kernel_for(g.pixels_out())),
         Problem::Depthwise(g) => (PackedDwConv::pack(isa, g, weights, true, &[])?.kernel(), isa.level().name()),
     })
 }
