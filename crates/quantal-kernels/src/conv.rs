@@ -177,6 +177,17 @@ impl PackedConv {
         weights: &[u8],
         signed: bool,
     ) -> Result<Self, KernelError> {
+        Self::pack_phases(isa, None, geometry, weights, signed)
+    }
+
+    /// The same for `kernel`, or for the best one.
+    fn pack_phases(
+        isa: Isa,
+        kernel: Option<&'static GemmKernel>,
+        geometry: &ConvGeometry,
+        weights: &[u8],
+        signed: bool,
+    ) -> Result<Self, KernelError> {
         check_weights(geometry, weights.len())?;
         let &ConvGeometry { c_in, c_out, kernel: [kh, kw], stride, dilation, pads, groups, .. } = geometry;
         let (c, n) = (c_in / groups, c_out / groups);
@@ -198,7 +209,7 @@ impl PackedConv {
                         }
                     }
                 }
-                phases.push(Phase::pack(isa, None, geometry, &view, taps, [1, 1], [y, x], at)?);
+                phases.push(Phase::pack(isa, kernel, geometry, &view, taps, [1, 1], [y, x], at)?);
             }
         }
         Ok(Self { geometry: *geometry, winograd: None, phases, in_step: [1, 1], out_step: stride })
@@ -329,6 +340,10 @@ pub fn conv(call: ConvCall, threads: &Threads) -> Result<(), KernelError> {
         let steps =
             |axis: usize, whole: usize| whole.saturating_sub(phase.origin[axis]).div_ceil(weights.out_step[axis]);
         let (h_out, w_out) = (steps(0, g.h_out), steps(1, g.w_out));
+        // Strides larger than the output leave phases whose first pixel is past its edge.
+        if h_out == 0 || w_out == 0 {
+            continue;
+        }
         for (group, b) in phase.groups.iter().enumerate() {
             let image = Image {
                 x,
@@ -344,7 +359,7 @@ pub fn conv(call: ConvCall, threads: &Threads) -> Result<(), KernelError> {
                 w_out,
             };
             // One long line is turned upright, for lines are what tasks and blocks are made of.
-            let upright = if [g.h, g.h_out] == [1, 1] { phase.window.upright() } else { None };
+            let upright = if image.is_one_line() { phase.window.upright() } else { None };
             let image = match &upright {
                 None => image,
                 Some(window) => image.upright(window),

@@ -121,7 +121,9 @@ pub fn dwconv(call: DwConvCall, threads: &Threads) -> Result<(), KernelError> {
         let zero = if x_signed { x_zero_point + 128 } else { x_zero_point };
         if let Some(end) = strips.end(&mut epilogue, pixels, zero, &weights.sums)? {
             let isa = weights.isa;
-            strips.compute(&StripCall { isa, x, x_signed, x_zero_point, g, sums: &weights.sums, end }, threads);
+            if pixels > 0 && c > 0 {
+                strips.compute(&StripCall { isa, x, x_signed, x_zero_point, g, sums: &weights.sums, end }, threads);
+            }
             return Ok(());
         }
     }

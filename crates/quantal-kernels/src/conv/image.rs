@@ -110,7 +110,12 @@ struct Strip {
 }
 
 impl<'a> Image<'a> {
-    /// The same with its axes changed, for an image and an output of one line each.
+    /// Whether the image, the output and what the phase makes of it have one line each.
+    pub(super) fn is_one_line(&self) -> bool {
+        [self.g.h, self.g.h_out, self.h_out] == [1, 1, 1]
+    }
+
+    /// The same with its axes changed, for an image [of one line](Self::is_one_line).
     pub(super) fn upright(self, window: &'a Window) -> Self {
         let turned = |[y, x]: [usize; 2]| [x, y];
         let g = ConvGeometry { h: self.g.w, w: 1, h_out: self.g.w_out, w_out: self.g.h_out, ..self.g };
@@ -128,6 +133,17 @@ impl<'a> Image<'a> {
 
     pub(crate) fn line_bytes(&self, wanted: &Wanted) -> usize {
         self.strip(self.h_out, wanted).size.div_ceil(self.h_out)
+    }
+
+    /// One more than the last output pixel that its rows go to, 0 without rows.
+    pub(crate) fn output_end(&self) -> usize {
+        if self.lines() == 0 {
+            return 0;
+        }
+        let last = [(self.h_out, 0), (self.w_out, 1)].map(|(n, a)| (n - 1) * self.out_step[a] + self.origin[a]);
+        assert!(last[0] < self.g.h_out && last[1] < self.g.w_out, "a phase ends inside the output");
+
+        self.output(self.g.batch - 1, self.h_out - 1, self.w_out - 1) + 1
     }
 
     /// `Ok` if the strip of a single line is of a sensible size, whatever a file says of windows and pads.
@@ -187,7 +203,12 @@ impl<'a> Image<'a> {
         for (i, (image, lines)) in self.parts(&lines).enumerate() {
             let at = i * strip.size;
             self.copy(image, lines.start, &strip, wanted, &mut scratch[at..at + strip.size]);
-            self.rows(image, lines, &strip, wanted.run, scratch[at..].as_ptr(), laid);
+        }
+
+        // One pointer for all: a run may pass the end of its own strip, and no strip is written any more.
+        let base = scratch.as_ptr();
+        for (i, (image, lines)) in self.parts(&lines).enumerate() {
+            self.rows(image, lines, &strip, wanted.run, base.wrapping_add(i * strip.size), laid);
         }
     }
 
@@ -224,6 +245,9 @@ impl<'a> Image<'a> {
 
     /// Fills the strip of `image` whose first line of the output is `line`.
     fn copy(&self, image: usize, line: usize, strip: &Strip, wanted: &Wanted, to: &mut [u8]) {
+        if to.is_empty() {
+            return;
+        }
         let (planes, planes_x) = (self.window.planes, self.planes()[1]);
         let width = strip.width * strip.pixel;
         for (i, to) in to.chunks_exact_mut(strip.height * width).enumerate() {

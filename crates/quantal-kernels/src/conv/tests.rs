@@ -1,6 +1,7 @@
 use super::{ConvCall, PackedConv, conv};
 use crate::gemm::Epilogue;
-use crate::testing::{Seeded, apart, code};
+use crate::gemm::rows::twins::TWINS;
+use crate::testing::{DRAWS, Seeded, apart, code, odd_channels, odd_transposed, odd_window};
 use crate::{ConvGeometry, Isa, KernelError, Threads};
 
 /// A convolution over one pixel, to be given a s.
@@ -112,11 +113,12 @@ fn run(case: &Case) {
             |o: usize, i: usize, ky: usize, kx: usize| code(w[((o * c + i) * kh + ky) * kw + kx], w_signed) - zero(o);
         reference(&s, at, weight)
     };
-    for isa in Isa::available() {
-        let weights = if transposed {
-            PackedConv::pack_transposed(isa, &s, &w, w_signed)
-        } else {
-            PackedConv::pack(isa, &s, &w, w_signed)
+    let kernels = Isa::available().into_iter().map(|isa| (isa, None));
+    for (isa, kernel) in kernels.chain(TWINS.iter().map(|&twin| (Isa::PORTABLE, Some(twin)))) {
+        let weights = match (transposed, kernel) {
+            (false, None) => PackedConv::pack(isa, &s, &w, w_signed),
+            (false, Some(_)) => PackedConv::pack_direct(isa, kernel, &s, &w, w_signed),
+            (true, _) => PackedConv::pack_phases(isa, kernel, &s, &w, w_signed),
         };
         let weights = weights.unwrap();
         for threads in [1, 3] {
@@ -133,7 +135,7 @@ fn run(case: &Case) {
                 epilogue: Epilogue::I32 { bias: None, out: &mut out, ldc: s.c_out + gap },
             };
             conv(call, &Threads::new(threads)).unwrap();
-            assert!(out == want, "{isa}, {threads} threads: {s:?} transposed {transposed}");
+            assert!(out == want, "{isa}, {kernel:?}, {threads} threads: {s:?} transposed {transposed}");
         }
     }
 }
@@ -199,6 +201,61 @@ fn transposed_convolutions_equal_their_definition() {
         let geometry = resized(geometry, size);
         for (x_signed, x_zero, w_zeros) in [(false, 3, vec![]), (true, -128, vec![5])] {
             run(&Case { geometry, x_signed, x_zero, w_signed: true, w_zeros, transposed: true });
+        }
+    }
+}
+
+#[test]
+fn convolutions_of_drawn_shapes_equal_their_definition() {
+    for seed in 0..DRAWS {
+        let mut random = Seeded::new(seed);
+        let channels = odd_channels(&mut random);
+        let geometry = odd_window(&mut random, channels);
+        run(&drawn(&mut random, geometry, false));
+    }
+}
+
+#[test]
+fn transposed_convolutions_of_drawn_shapes_equal_their_definition() {
+    for seed in 0..DRAWS {
+        let mut random = Seeded::new(seed);
+        let channels = odd_channels(&mut random);
+        let geometry = odd_transposed(&mut random, channels);
+        run(&drawn(&mut random, geometry, true));
+    }
+}
+
+/// A case whose types and zero points are drawn, too.
+fn drawn(random: &mut Seeded, geometry: ConvGeometry, transposed: bool) -> Case {
+    let (x_signed, w_signed) = (random.below(2) == 1, random.below(2) == 1);
+    let code = |random: &mut Seeded, signed| random.below(256) as i32 - if signed { 128 } else { 0 };
+    let x_zero = code(random, x_signed);
+    let zeros = [0, 0, 1, geometry.c_out];
+    let w_zeros = (0..random.pick(&zeros)).map(|_| code(random, w_signed)).collect();
+    Case { geometry, x_signed, x_zero, w_signed, w_zeros, transposed }
+}
+
+/// The one that wrote outside of its output: on one line, a vertical stride of 2 leaves phases without lines.
+#[test]
+fn a_transposed_convolution_of_one_line_fills_every_second_line() {
+    for (stride, h_out) in [(2, 1), (2, 2), (64, 64), (64, 1)] {
+        let geometry = ConvGeometry { stride: [stride, 1], ..shape(1, 1, [1, 1]) };
+        let g = resized(geometry, [1, 1, 4, h_out, 4]);
+        for isa in Isa::available() {
+            let weights = PackedConv::pack_transposed(isa, &g, &[1], true).unwrap();
+            let mut out = vec![-1; h_out * 4];
+            let call = ConvCall {
+                x: &[1, 2, 3, 4],
+                x_signed: true,
+                x_zero_point: 0,
+                geometry: &g,
+                weights: &weights,
+                w_zero_points: &[],
+                epilogue: Epilogue::I32 { bias: None, out: &mut out, ldc: 1 },
+            };
+            conv(call, &Threads::new(1)).unwrap();
+            assert_eq!(out[..4], [1, 2, 3, 4], "{isa}, stride {stride}");
+            assert!(out[4..].iter().all(|&y| y == 0), "{isa}, stride {stride}");
         }
     }
 }

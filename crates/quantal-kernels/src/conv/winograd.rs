@@ -127,8 +127,12 @@ pub(super) struct Job<'a> {
 }
 
 /// Computes `job`.
+///
+/// # Panics
+/// When the pixels and channels of the output are not those that the epilogue was checked for.
 pub(super) fn run(job: &Job, threads: &Threads) {
     let (g, product) = (job.g, &job.weights.kernel.product);
+    job.epilogue.assert_holds(g.pixels_out(), g.c_out);
     let most = (BLOCK_BYTES / (POSITIONS * (row_bytes(g.c_in) + 4 * product.nr))).clamp(MAX_MR, 64);
     let parts = (tile_count(g), g.c_out.div_ceil(product.nr));
     for_blocks(parts, (product.mr, most), threads, &|tiles, panels| run_block(job, tiles, panels));

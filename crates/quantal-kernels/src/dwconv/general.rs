@@ -43,8 +43,12 @@ impl Pairs {
 const PIXELS: usize = 8;
 
 /// Computes a call of at least one output, whose slices hold what its geometry says.
+///
+/// # Panics
+/// When the pixels and channels of the output are not those that the epilogue was checked for.
 pub(super) fn compute(image: &Image, threads: &Threads) {
     let g = image.g;
+    image.epilogue.assert_holds(g.pixels_out(), g.c_in);
     let lines = g.batch * g.h_out;
     let line_work = g.w_out * g.c_in * image.weights.general.taps.len() / 16;
     let tasks = if lines * line_work < 1 << 14 { 1 } else { lines.min(4 * threads.count()) };

@@ -44,6 +44,8 @@ pub(super) struct CodesEnd<'a> {
     table: Option<&'a [u8; 256]>,
     out: *mut u8,
     ldc: usize,
+    /// Rows that the output was checked to hold.
+    rows: usize,
 }
 
 // SAFETY: `out` comes from a borrow that outlives the call, and each task writes pixels or channels that no other does.
@@ -161,12 +163,16 @@ impl Strips {
             high: (*qmax + shift) as u8,
             flip: shift as u8,
         };
-        Ok(Some(CodesEnd { bias, multiplier, rounding, table, out: out.as_mut_ptr(), ldc }))
+        Ok(Some(CodesEnd { bias, multiplier, rounding, table, out: out.as_mut_ptr(), ldc, rows }))
     }
 
-    /// Computes a call whose slices hold what its geometry says.
+    /// Computes a call of at least one output, whose slices hold what its geometry says.
+    ///
+    /// # Panics
+    /// When the output is larger than the end was checked for.
     pub(super) fn compute(&self, call: &StripCall, threads: &Threads) {
         let g = call.g;
+        assert!(g.pixels_out() <= call.end.rows, "{} pixels of an output of {}", g.pixels_out(), call.end.rows);
         let chunks = if self.pixels == 1 { g.c_in.div_ceil(self.kernel.size) } else { 1 };
         // Where the last chunk overlaps the one before, both are of one task.
         let units = if self.pixels == 1 && !g.c_in.is_multiple_of(self.kernel.size) { chunks - 1 } else { chunks };

@@ -4,7 +4,7 @@ use super::rows::twins::TWINS;
 use super::strips::Strips;
 use super::{DwConvCall, PackedDwConv, dwconv};
 use crate::gemm::{Epilogue, Residual};
-use crate::testing::{Seeded, apart, code, on_every_width};
+use crate::testing::{DRAWS, Seeded, apart, code, odd_window, on_every_width};
 use crate::{ConvGeometry, Isa, Threads};
 
 struct Case {
@@ -47,6 +47,25 @@ impl Case {
     }
 }
 
+/// A case of any shape, types and zero points, for a seed.
+fn drawn(seed: u64) -> Case {
+    let mut random = Seeded::new(seed);
+    let c = random.pick(&[1, 1, 3, 8, 16, 17, 32, 64, 70]);
+    let g = odd_window(&mut random, [c, c, c]);
+    let signed = [random.below(2) == 1, random.below(2) == 1];
+    let code = |random: &mut Seeded, signed| random.below(256) as i32 - if signed { 128 } else { 0 };
+    let x_zero = code(&mut random, signed[0]);
+    let w_zeros = (0..random.pick(&[0, 0, 1, c])).map(|_| code(&mut random, signed[1])).collect();
+    Case { g, signed, x_zero, w_zeros }
+}
+
+#[test]
+fn codes_of_drawn_shapes_equal_the_definition_on_every_row() {
+    for seed in 0..DRAWS {
+        check_codes(&drawn(seed), false, seed % 3 == 0, (seed % 5 * 60) as i32, [0, 255], false);
+    }
+}
+
 #[test]
 fn depthwise_convolutions_equal_their_definition() {
     let mut cases = Vec::new();
@@ -62,6 +81,7 @@ fn depthwise_convolutions_equal_their_definition() {
     cases.push(Case { g, signed: [true, true], x_zero: -128, w_zeros: vec![] });
     let g = geometry(16, [1, 1], [1, 3, 3, 3, 3], [0, 0]);
     cases.push(Case { g, signed: [false, true], x_zero: 0, w_zeros: vec![] });
+    cases.extend((0..DRAWS).map(drawn));
     for case in cases {
         let mut seeded = Seeded::new(case.g.c_in as u64);
         let x = seeded.bytes(case.g.batch * case.g.h * case.g.w * case.g.c_in);

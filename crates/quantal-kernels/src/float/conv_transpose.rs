@@ -159,6 +159,7 @@ pub(super) unsafe fn transposed_row<I: FloatIsa>(isa: I, t: &TransposedRow<'_>) 
 mod tests {
     use super::super::test_data::{assert_same_bits, random};
     use super::*;
+    use crate::testing::{DRAWS, Seeded, odd_channels, odd_transposed};
 
     /// By scattering: each input pixel into the outputs it reaches, in f64.
     fn scattered(g: &ConvGeometry, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f64> {
@@ -182,6 +183,53 @@ mod tests {
             }
         }
         out
+    }
+
+    /// By gathering: for each output the chain over (ky, kx, channel) of the taps that reach it, and the bias.
+    fn chains(g: &ConvGeometry, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+        let (channels, n) = (g.c_in / g.groups, g.c_out / g.groups);
+        let mut out = Vec::new();
+        for o in 0..g.pixels_out() * g.c_out {
+            let (j, pixel) = (o % g.c_out, o / g.c_out);
+            let (ox, oy, image) = (pixel % g.w_out, pixel / g.w_out % g.h_out, pixel / g.w_out / g.h_out);
+            let mut sum = 0.0_f32;
+            for (ky, kx) in (0..g.kernel[0]).flat_map(|ky| (0..g.kernel[1]).map(move |kx| (ky, kx))) {
+                let reaches = |iy: usize, ix: usize| {
+                    [iy * g.stride[0] + ky * g.dilation[0], ix * g.stride[1] + kx * g.dilation[1]]
+                        == [oy + g.pads[0], ox + g.pads[1]]
+                };
+                for (iy, ix) in (0..g.h).flat_map(|iy| (0..g.w).map(move |ix| (iy, ix))).filter(|&(y, x)| reaches(y, x))
+                {
+                    for c in 0..channels {
+                        let x = x[((image * g.h + iy) * g.w + ix) * g.c_in + j / n * channels + c];
+                        let w = weight[(((j / n * channels + c) * n + j % n) * g.kernel[0] + ky) * g.kernel[1] + kx];
+                        sum = x.mul_add(w, sum);
+                    }
+                }
+            }
+            out.push(sum + bias[j]);
+        }
+        out
+    }
+
+    #[test]
+    fn drawn_shapes_are_chains_bit_for_bit() {
+        for seed in 0..DRAWS {
+            let mut drawn = Seeded::new(seed);
+            let channels = odd_channels(&mut drawn);
+            let g = odd_transposed(&mut drawn, channels);
+            assert!(valid_transposed(&g), "{g:?}");
+            let x = random(g.batch * g.h * g.w * g.c_in, 1);
+            let (weight, bias) = (random(g.k() * g.c_out, 2), random(g.c_out, 3));
+            let expected = chains(&g, &x, &weight, &bias);
+            let packed = PackedConvTranspose::pack(&g, &weight);
+            let e = Epilogue { bias: Some(&bias), ..Epilogue::NONE };
+            for isa in Isa::available() {
+                let mut out = vec![0.0; expected.len()];
+                conv_transpose(isa, &g, &x, &packed, &e, &mut out, &Threads::new(2));
+                assert_same_bits(&out, &expected, &format!("{isa} {g:?}"));
+            }
+        }
     }
 
     #[test]

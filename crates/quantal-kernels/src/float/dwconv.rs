@@ -287,6 +287,16 @@ mod tests {
     use super::super::Residual;
     use super::super::test_data::{assert_same_bits, random};
     use super::*;
+    use crate::testing::{DRAWS, Seeded, odd_window};
+
+    #[test]
+    fn drawn_shapes_are_chains_bit_for_bit() {
+        for seed in 0..DRAWS {
+            let mut drawn = Seeded::new(seed);
+            let (channels, multiplier) = (drawn.pick(&[1, 1, 2, 16, 19, 33]), drawn.pick(&[1, 1, 1, 2, 3]));
+            check(&odd_window(&mut drawn, [channels, channels * multiplier, channels]), multiplier);
+        }
+    }
 
     #[test]
     fn each_output_is_a_chain_over_the_taps_in_the_image() {

@@ -109,6 +109,43 @@ pub(super) unsafe fn pool_row<I: FloatIsa>(isa: I, p: &PoolRow<'_>) {
 mod tests {
     use super::super::test_data::{assert_same_bits, random};
     use super::*;
+    use crate::testing::{DRAWS, Seeded, odd_window};
+
+    /// Against plain loops over the taps, on every instruction set.
+    fn check(g: &ConvGeometry) {
+        assert!(ConvGeometry { groups: 1, ..*g }.valid(), "{g:?}");
+        let channels = g.c_in;
+        let x = random(g.batch * g.h * g.w * channels, 5);
+        for kind in [Pool::Max, Pool::Mean, Pool::MeanWithPadding] {
+            let mut expected = Vec::new();
+            for o in 0..g.pixels_out() * channels {
+                let (c, pixel) = (o % channels, o / channels);
+                let (ox, oy, image) = (pixel % g.w_out, pixel / g.w_out % g.h_out, pixel / g.w_out / g.h_out);
+                let (mut max, mut sum, mut taps, mut padded) = (f32::NEG_INFINITY, 0.0f32, 0, 0);
+                for (ky, kx) in (0..g.kernel[0]).flat_map(|ky| (0..g.kernel[1]).map(move |kx| (ky, kx))) {
+                    let py = oy * g.stride[0] + ky * g.dilation[0];
+                    let px = ox * g.stride[1] + kx * g.dilation[1];
+                    let (iy, ix) = (py.wrapping_sub(g.pads[0]), px.wrapping_sub(g.pads[1]));
+                    if iy < g.h && ix < g.w {
+                        let x = x[((image * g.h + iy) * g.w + ix) * channels + c];
+                        (max, sum, taps) = (max.max(x), sum + x, taps + 1);
+                    }
+                    let within = py < g.h + g.pads[0] + g.pads[2] && px < g.w + g.pads[1] + g.pads[3];
+                    padded += usize::from(within);
+                }
+                expected.push(match kind {
+                    Pool::Max => max,
+                    Pool::Mean => sum / taps as f32,
+                    Pool::MeanWithPadding => sum / padded as f32,
+                });
+            }
+            for isa in Isa::available() {
+                let mut out = vec![0.0; expected.len()];
+                pool(isa, kind, g, &x, &mut out, &Threads::new(2));
+                assert_same_bits(&out, &expected, &format!("{isa} {kind:?} {g:?}"));
+            }
+        }
+    }
 
     #[test]
     fn windows_are_taken_tap_by_tap() {
@@ -118,36 +155,17 @@ mod tests {
             let g = ConvGeometry::new([2, 8, 7, 19], 19, [3, 3], stride, dilation, pads, 1).expect("valid");
             // Rounded up: the last windows hang over the padding.
             for g in [g, ConvGeometry { h_out: g.h_out + usize::from(stride[0] == 2 && dilation[0] == 1), ..g }] {
-                assert!(g.valid());
-                let x = random(2 * 8 * 7 * 19, 5);
-                for kind in [Pool::Max, Pool::Mean, Pool::MeanWithPadding] {
-                    let mut expected = Vec::new();
-                    for o in 0..g.pixels_out() * 19 {
-                        let (c, pixel) = (o % 19, o / 19);
-                        let (ox, oy, image) = (pixel % g.w_out, pixel / g.w_out % g.h_out, pixel / g.w_out / g.h_out);
-                        let (mut max, mut sum, mut taps, mut padded) = (f32::NEG_INFINITY, 0.0f32, 0, 0);
-                        for (ky, kx) in (0..3).flat_map(|ky| (0..3).map(move |kx| (ky, kx))) {
-                            let (py, px) = (oy * stride[0] + ky * dilation[0], ox * stride[1] + kx * dilation[1]);
-                            let (iy, ix) = (py.wrapping_sub(pads[0]), px.wrapping_sub(pads[1]));
-                            if iy < 8 && ix < 7 {
-                                let x = x[((image * 8 + iy) * 7 + ix) * 19 + c];
-                                (max, sum, taps) = (max.max(x), sum + x, taps + 1);
-                            }
-                            padded += usize::from(py < 8 + pads[0] + pads[2] && px < 7 + pads[1] + pads[3]);
-                        }
-                        expected.push(match kind {
-                            Pool::Max => max,
-                            Pool::Mean => sum / taps as f32,
-                            Pool::MeanWithPadding => sum / padded as f32,
-                        });
-                    }
-                    for isa in Isa::available() {
-                        let mut out = vec![0.0; expected.len()];
-                        pool(isa, kind, &g, &x, &mut out, &Threads::new(2));
-                        assert_same_bits(&out, &expected, &format!("{isa} {kind:?} {g:?}"));
-                    }
-                }
+                check(&g);
             }
+        }
+    }
+
+    #[test]
+    fn windows_of_drawn_shapes_are_taken_tap_by_tap() {
+        for seed in 0..DRAWS {
+            let mut drawn = Seeded::new(seed);
+            let c = drawn.pick(&[1, 1, 3, 16, 19]);
+            check(&odd_window(&mut drawn, [c, c, 1]));
         }
     }
 

@@ -96,9 +96,8 @@ pub fn batch(call: BatchCall, threads: &Threads) -> Result<(), KernelError> {
                 packed_at = Some(at.b);
             }
             let source = Source::Rows(Rows { a: &a[at.a..], stride: a_stride, m });
-            // SAFETY: the output was checked to hold the last item, of which none has a larger offset, and no two items
-            // write the same element.
-            let epilogue = unsafe { epilogue.at(at.out) };
+            // No two items write the same element.
+            let epilogue = epilogue.at(at.out);
             run(&Job::new(&packed, source, a_signed, a_zero_point, &zero_points, &epilogue, 0), threads);
         }
         Ok(())

@@ -125,6 +125,9 @@ impl<'a> Job<'a> {
 }
 
 /// Runs `job`.
+///
+/// # Panics
+/// When it would write outside of the rows and columns that its epilogue was checked for.
 pub(crate) fn run(job: &Job, threads: &Threads) {
     let (kernel, panels) = (job.kernel, job.b.panel_count());
     let (units, unit_rows) = (job.source.units(), job.source.unit_rows());
@@ -132,6 +135,7 @@ pub(crate) fn run(job: &Job, threads: &Threads) {
     if m == 0 || panels == 0 {
         return;
     }
+    job.epilogue.assert_holds(job.source.output_end(), job.first + job.b.n());
     let (block_bytes, serial) = match kernel.level {
         Level::Amx => (AMX_BLOCK_BYTES, AMX_SERIAL_PRODUCTS),
         Level::Portable | Level::Avx2 | Level::AvxVnni | Level::Avx512Vnni | Level::Neon | Level::NeonDot => {
@@ -193,7 +197,11 @@ fn with_columns(panels: usize, work: impl FnOnce(&mut [Columns])) {
 fn run_block(job: &Job, columns: &[Columns], cold: bool, units: Range<usize>, panels: Range<usize>) {
     with_scratch(job.source.scratch_bytes(&units, &job.wanted), |scratch| {
         with_laid(|laid| {
+            #[cfg(debug_assertions)]
+            let bounds = scratch.as_ptr_range();
             job.source.lay(units, &job.wanted, scratch, laid);
+            #[cfg(debug_assertions)]
+            job.source.assert_readable(laid, &job.wanted, bounds);
             if job.row_terms {
                 job.terms(laid);
             }

@@ -92,6 +92,11 @@ pub(crate) struct RawEpilogue {
     bias_f32: *const f32,
     ldc: usize,
     out: RawOut,
+    /// Rows and columns that all of the above, and a residual, were checked for.
+    rows: usize,
+    n: usize,
+    /// Elements of the output from where it begins.
+    len: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -201,7 +206,8 @@ impl RawEpilogue {
         match epilogue {
             Epilogue::Codes { bias, multiplier, zero_point, qmin, qmax, add, table, out, ldc } => {
                 check_ld(ldc)?;
-                check_length("the output", out.len(), extent(rows, n, ldc))?;
+                let len = out.len();
+                check_length("the output", len, extent(rows, n, ldc))?;
                 let (lo, hi) = clamp_ends(zero_point, qmin, qmax)?;
                 let multipliers = multiplier;
                 let (multiplier, multiplier_step) = check_multiplier(multipliers)?;
@@ -230,43 +236,54 @@ impl RawEpilogue {
                 let table = table.map_or(std::ptr::null(), |t| t.as_ptr());
                 let packs = saturating_packs(qmin, qmax, multipliers, add.as_ref());
                 let out = RawOut::Codes(RawCodes { zero_point, lo, hi, add, qmin, qmax, packs, table, out });
-                Ok(Self { bias: check_bias(bias)?, multiplier, multiplier_step, bias_f32: std::ptr::null(), ldc, out })
+                let (bias, bias_f32) = (check_bias(bias)?, std::ptr::null());
+                Ok(Self { bias, multiplier, multiplier_step, bias_f32, ldc, out, rows, n, len })
             }
             Epilogue::F32 { bias, scale, bias_f32, out, ldc } => {
                 check_ld(ldc)?;
-                check_length("the output", out.len(), extent(rows, n, ldc))?;
+                let len = out.len();
+                check_length("the output", len, extent(rows, n, ldc))?;
                 let (multiplier, multiplier_step) = check_multiplier(scale)?;
                 if let Some(b) = bias_f32 {
                     check_length("the float bias", b.len(), n)?;
                 }
                 let bias_f32 = bias_f32.map_or(std::ptr::null(), <[f32]>::as_ptr);
                 let out = RawOut::F32(out.as_mut_ptr());
-                Ok(Self { bias: check_bias(bias)?, multiplier, multiplier_step, bias_f32, ldc, out })
+                let bias = check_bias(bias)?;
+                Ok(Self { bias, multiplier, multiplier_step, bias_f32, ldc, out, rows, n, len })
             }
             Epilogue::I32 { bias, out, ldc } => {
                 check_ld(ldc)?;
-                check_length("the output", out.len(), extent(rows, n, ldc))?;
+                let len = out.len();
+                check_length("the output", len, extent(rows, n, ldc))?;
                 let out = RawOut::I32(out.as_mut_ptr());
-                let none = std::ptr::null();
-                Ok(Self { bias: check_bias(bias)?, multiplier: none, multiplier_step: 0, bias_f32: none, ldc, out })
+                let (bias, none) = (check_bias(bias)?, std::ptr::null());
+                Ok(Self { bias, multiplier: none, multiplier_step: 0, bias_f32: none, ldc, out, rows, n, len })
             }
         }
     }
 }
 
 impl RawEpilogue {
+    /// Asserts that rows below `rows` and columns below `n` are among those that it was checked for: once for each
+    /// product, before the first of its tiles.
+    pub(crate) fn assert_holds(&self, rows: usize, n: usize) {
+        assert!(rows <= self.rows && n <= self.n, "{rows} × {n} of an output of {} × {}", self.rows, self.n);
+    }
+
     /// The same, for an output that begins `offset` elements later.
     ///
-    /// # Safety
-    /// The output holds `offset` elements more than were checked for.
-    pub(crate) unsafe fn at(mut self, offset: usize) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match &mut self.out {
-                RawOut::Codes(codes) => codes.out = codes.out.add(offset),
-                RawOut::F32(out) => *out = out.add(offset),
-                RawOut::I32(out) => *out = out.add(offset),
-            }
+    /// # Panics
+    /// When its rows would then end outside of the slice.
+    pub(crate) fn at(mut self, offset: usize) -> Self {
+        let room = self.len.checked_sub(offset);
+        let room = room.filter(|&len| extent(self.rows, self.n, self.ldc) <= len).expect("an output in its slice");
+        self.len = room;
+
+        match &mut self.out {
+            RawOut::Codes(codes) => codes.out = codes.out.wrapping_add(offset),
+            RawOut::F32(out) => *out = out.wrapping_add(offset),
+            RawOut::I32(out) => *out = out.wrapping_add(offset),
         }
         self
     }
@@ -301,6 +318,7 @@ impl Columns {
         a_zero: i32,
         neg_zero_point: impl Fn(usize) -> i32,
     ) {
+        debug_assert!(first + sums.len() <= epilogue.n, "columns of the output");
         // SAFETY: `first + j` is a checked column for each `j` below the number of sums, and a null or one-element array
         // is not indexed by it.
         unsafe {
@@ -353,6 +371,19 @@ pub(crate) struct Block<'a> {
     pub(crate) row_terms: *const i32,
 }
 
+#[cfg(debug_assertions)]
+impl Block<'_> {
+    /// Asserts that its rows and columns are among those that `epilogue` was checked for.
+    fn assert_in(&self, epilogue: &RawEpilogue) {
+        epilogue.assert_holds(0, self.first + self.cols);
+        for r in 0..self.rows {
+            // SAFETY: a block has a pixel for each of its rows.
+            let pixel = unsafe { *self.pixels.add(r) };
+            assert!(pixel == NO_ROW || pixel < epilogue.rows, "row {pixel} of {}", epilogue.rows);
+        }
+    }
+}
+
 isa_fn! {
     /// The end for every instruction set.
     ///
@@ -367,6 +398,8 @@ isa_fn! {
 /// `block`'s pointers hold what its fields say, and the rows and columns that it names lie inside those that `epilogue`
 /// was checked for. Where a residual lies in the output, no row and column of it is ended twice.
 pub(crate) unsafe fn finish(isa: Isa, block: &Block, epilogue: &RawEpilogue) {
+    #[cfg(debug_assertions)]
+    block.assert_in(epilogue);
     // SAFETY: handed on; an `Isa` is of this CPU.
     unsafe {
         #[cfg(target_arch = "x86_64")]

@@ -101,6 +101,14 @@ impl Source<'_> {
         }
     }
 
+    /// One more than the last row of the output that a unit goes to.
+    pub(crate) fn output_end(&self) -> usize {
+        match self {
+            Self::Rows(rows) => rows.m,
+            Self::Image(image) => image.output_end(),
+        }
+    }
+
     /// Bytes of A that one more unit in a block adds to what it reads.
     pub(crate) fn unit_bytes(&self, wanted: &Wanted) -> usize {
         match self {
@@ -123,6 +131,24 @@ impl Source<'_> {
             Self::Rows(rows) => rows.lay(units, wanted, scratch, laid),
             Self::Image(image) => image.lay(units, wanted, scratch, laid),
         }
+    }
+}
+
+#[cfg(debug_assertions)]
+impl Source<'_> {
+    /// Asserts that all that tiles read of `laid` lies in A or in the scratch that it was laid out in.
+    pub(crate) fn assert_readable(&self, laid: &Laid, wanted: &Wanted, scratch: Range<*const u8>) {
+        let Some(&offset) = laid.offsets.iter().max() else { return };
+        let reach = (wanted.run - 1) * laid.stride + offset + wanted.span_bytes;
+        let a = match self {
+            Self::Rows(rows) => rows.a.as_ptr_range(),
+            Self::Image(_) => scratch.clone(),
+        };
+        let lies_in = |start: *const u8, whole: &Range<*const u8>| {
+            start >= whole.start && start.addr() + reach <= whole.end.addr()
+        };
+        let mut starts = laid.starts.iter().filter(|_| wanted.span_bytes > 0);
+        assert!(starts.all(|&start| lies_in(start, &a) || lies_in(start, &scratch)), "tiles read A or scratch");
     }
 }
 

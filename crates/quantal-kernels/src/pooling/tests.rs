@@ -2,7 +2,7 @@ use quantal_tensor::arith;
 
 use super::{Divisor, avg_pool, max_pool, mean, sum};
 use crate::eltwise::OutCodes;
-use crate::testing::{Seeded, code, on_every_width};
+use crate::testing::{DRAWS, Seeded, code, odd_window, on_every_width};
 use crate::{ConvGeometry, Threads};
 
 fn cases() -> Vec<ConvGeometry> {
@@ -10,7 +10,7 @@ fn cases() -> Vec<ConvGeometry> {
         let (pads, dilation) = ([top, left, 1, 0], [1, 1]);
         ConvGeometry { batch, h, w, c_in: c, c_out: c, kernel, stride, dilation, pads, groups: c, h_out, w_out }
     };
-    vec![
+    let listed = vec![
         window(64, [3, 3], [2, 2], [1, 1], [2, 12, 12, 6, 6]),
         window(5, [2, 2], [2, 2], [0, 0], [1, 7, 7, 4, 4]),
         ConvGeometry { dilation: [2, 1], ..window(100, [3, 3], [2, 1], [2, 1], [2, 7, 5, 4, 5]) },
@@ -18,7 +18,13 @@ fn cases() -> Vec<ConvGeometry> {
         ConvGeometry { dilation: [2, 3], ..window(17, [3, 2], [1, 1], [2, 1], [1, 9, 8, 9, 7]) },
         window(1, [1, 1], [1, 1], [0, 0], [3, 2, 2, 2, 2]),
         window(33, [7, 5], [3, 2], [3, 4], [1, 10, 10, 4, 7]),
-    ]
+    ];
+    let drawn = (0..DRAWS).map(|seed| {
+        let mut random = Seeded::new(seed);
+        let c = random.pick(&[1, 1, 3, 16, 64, 70]);
+        odd_window(&mut random, [c, c, c])
+    });
+    listed.into_iter().chain(drawn).collect()
 }
 
 /// Input positions of the taps over `at`, those outside the image as well.
@@ -38,10 +44,11 @@ fn pools_equal_their_definition() {
                 for i in 0..g.batch * g.h_out * g.w_out * g.c_in {
                     let (pixel, c) = (i / g.c_in, i % g.c_in);
                     let (image, py, px) = (pixel / (g.h_out * g.w_out), pixel / g.w_out % g.h_out, pixel % g.w_out);
-                    let (mut most, mut sum, mut inside, mut padded) = (i32::MIN, 0, 0, 0);
+                    let (mut most, mut sum, mut inside, mut padded) = (if signed { -128 } else { 0 }, 0, 0, 0);
                     for ty in positions(&g, 0, py) {
                         for tx in positions(&g, 1, px) {
-                            padded += usize::from(ty <= g.h as isize && tx < g.w as isize);
+                            let within = ty < (g.h + g.pads[2]) as isize && tx < (g.w + g.pads[3]) as isize;
+                            padded += usize::from(within);
                             if ty >= 0 && tx >= 0 && ty < g.h as isize && tx < g.w as isize {
                                 let at = ((image * g.h + ty as usize) * g.w + tx as usize) * g.c_in + c;
                                 most = most.max(code(x[at], signed));
@@ -52,7 +59,9 @@ fn pools_equal_their_definition() {
                     }
                     largest.push(most as u8);
                     let count = if divisor == Divisor::Inside { inside } else { padded };
-                    means.push(arith::requantize(sum, arith::mean_multiplier(0.3, 0.21, count), 100, 0, 255) as u8);
+                    // Of nothing the mean is real 0.
+                    let multiplier = arith::mean_multiplier(0.3, 0.21, count.max(1));
+                    means.push(arith::requantize(sum, multiplier, 100, 0, 255) as u8);
                 }
                 on_every_width(|isa| {
                     let threads = &Threads::new(2);
