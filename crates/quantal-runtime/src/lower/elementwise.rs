@@ -16,7 +16,9 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
         return Err(codes::refusal(l, id).into());
     };
     for (data, constant, first) in [(a, b, false), (b, a, true)] {
-        if let Some(c) = scalar(l, constant)? {
+        // A table keeps the shape of its codes; [1] beside a scalar makes [1].
+        let keeps = l.rank(data) != Some(0) || l.rank(constant) == Some(0);
+        if let Some(c) = scalar(l, constant)?.filter(|_| keeps) {
             let x = codes::operand(l, Some(data))?;
             let f = function::with_constant(node.op, c, first);
             return table::function_of(l, id, x, f.ok_or_else(|| codes::refusal(l, id))?);

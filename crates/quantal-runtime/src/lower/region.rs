@@ -94,8 +94,10 @@ impl Region {
             let mut data = Vec::new();
             let binary = matches!(node.op, Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Pow);
             let count = if binary { 2 } else { 1 };
+            // A table keeps the shape of its codes; [1] beside a scalar makes [1].
+            let keeps = l.rank(self.root.value) != Some(0);
             for &input in node.inputs.iter().take(count).flatten() {
-                let constant = if binary { elementwise::scalar(l, input)? } else { None };
+                let constant = if binary && keeps { elementwise::scalar(l, input)? } else { None };
                 data.push((input, constant));
             }
             let missing: Vec<ValueId> =

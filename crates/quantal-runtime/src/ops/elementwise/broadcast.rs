@@ -8,6 +8,7 @@ use crate::ops::strides::{Nest, broadcast_shape, broadcast_strides};
 use crate::ops::{Context, Inputs, OpError, required};
 use quantal_ir::{Node, Op};
 use quantal_kernels::float::{self, Operand};
+use quantal_tensor::tensor::element_count;
 use quantal_tensor::{DType, Element, Tensor};
 
 /// An operator of several inputs that stretch to a common shape.
@@ -272,7 +273,8 @@ fn operand<'a>(t: &'a Tensor, shape: &[usize]) -> Option<Operand<'a>> {
     let values = t.as_slice::<f32>();
     let row = &t.shape()[t.shape().iter().take_while(|&&d| d == 1).count()..];
     match values {
-        _ if t.shape() == shape => Some(Operand::Full(values)),
+        // As many values as the result has: nothing is repeated, though leading dimensions of 1 may be missing.
+        _ if element_count(shape) == Some(values.len()) => Some(Operand::Full(values)),
         [one] => Some(Operand::Scalar(*one)),
         _ if shape.ends_with(row) => Some(Operand::PerColumn(values)),
         _ => None,
