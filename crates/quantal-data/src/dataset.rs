@@ -127,6 +127,17 @@ impl Source {
     }
 }
 
+/// Files in a folder that no sample is read from.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Skipped {
+    /// How many there are.
+    pub count: usize,
+    /// The first of them.
+    pub first: String,
+    /// Their extensions, in order, each once.
+    pub extensions: Vec<String>,
+}
+
 /// One sample a file.
 struct Files {
     root: PathBuf,
@@ -160,6 +171,7 @@ pub struct Dataset {
     members: Vec<usize>,
     labels: Option<Vec<u32>>,
     unlabelled: usize,
+    skipped: Option<Skipped>,
     about: String,
     /// Samples decoded at a time.
     chunk: usize,
@@ -186,8 +198,23 @@ impl Dataset {
             return Err(Error::Inputs { kind: "data", message });
         }
         let metadata = std::fs::metadata(&spec.path).map_err(|e| Error::io(&spec.path, &e))?;
-        let (kind, files) = if metadata.is_dir() { folder(&spec.path)? } else { file(&spec.path)? };
-        let single = !metadata.is_dir();
+        let (kind, files, skipped) = if metadata.is_dir() {
+            folder(&spec.path)?
+        } else {
+            let (kind, files) = file(&spec.path)?;
+            (kind, files, None)
+        };
+        let dataset = Self::open_files(spec, inputs, kind, files, !metadata.is_dir())?;
+        Ok(Self { skipped, ..dataset })
+    }
+
+    fn open_files(
+        spec: &DataSpec,
+        inputs: &[InputSpec],
+        kind: Kind,
+        files: Files,
+        single: bool,
+    ) -> Result<Self, Error> {
         // One file of many samples is the same data, in its folder or by itself.
         let in_file = || DataSpec { path: files.path(0), ..spec.clone() };
         let source = match kind {
@@ -292,7 +319,8 @@ impl Dataset {
         };
         let about = format!("{} {noun}{listed}{labelled}{treated}", members.len());
         let (path, inputs, unlabelled) = (spec.path.clone(), inputs.to_vec(), count - members.len());
-        let mut dataset = Self { path, kind, source, inputs, members, labels, unlabelled, about, chunk: 1 };
+        let mut dataset =
+            Self { path, kind, source, inputs, members, labels, unlabelled, skipped: None, about, chunk: 1 };
         let first = dataset.sample(0)?;
         let bytes: usize = first.feeds.iter().map(|(_, t)| t.bytes().len()).sum();
         dataset.chunk = (CHUNK_BYTES / bytes.max(1)).clamp(1, (2 * rayon::current_num_threads()).min(32));
@@ -307,6 +335,12 @@ impl Dataset {
     /// Number of samples that are left out because a labels file does not list them.
     pub fn unlabelled(&self) -> usize {
         self.unlabelled
+    }
+
+    /// Files in the folder that no sample is read from, though they may have been meant to be some: of a kind that is not
+    /// known, but notes, tables and settings.
+    pub fn skipped(&self) -> Option<&Skipped> {
+        self.skipped.as_ref()
     }
 
     /// Never: a dataset without samples does not open.
@@ -389,7 +423,7 @@ impl Dataset {
 }
 
 /// The samples of a folder.
-fn folder(path: &Path) -> Result<(Kind, Files), Error> {
+fn folder(path: &Path) -> Result<(Kind, Files, Option<Skipped>), Error> {
     let all = files::list(path, |f| Kind::of(f).is_some())?;
     let mut counts: std::collections::BTreeMap<Kind, usize> = std::collections::BTreeMap::new();
     for kind in all.iter().filter_map(|f| Kind::of(f)) {
@@ -415,8 +449,25 @@ fn folder(path: &Path) -> Result<(Kind, Files), Error> {
             .collect();
         return Err(Error::Mixed { path: shown(path), kinds: list.join(", ") });
     }
+    let skipped = skipped(&all);
     let paths = all.into_iter().filter(|f| Kind::of(f) == Some(kind)).collect();
-    Ok((kind, Files { root: path.to_path_buf(), paths }))
+    Ok((kind, Files { root: path.to_path_buf(), paths }, skipped))
+}
+
+/// Those of the files that may have been meant to be samples, and are of no kind that is known.
+fn skipped(all: &[PathBuf]) -> Option<Skipped> {
+    const BESIDE: &[&str] =
+        &["csv", "json", "jsonl", "log", "md", "onnx", "pdf", "py", "rst", "sh", "toml", "xml", "yaml", "yml"];
+    let extension = |f: &PathBuf| f.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
+    let other: Vec<(&PathBuf, String)> = all
+        .iter()
+        .filter(|f| Kind::of(f).is_none())
+        .filter_map(|f| Some((f, extension(f).filter(|e| !BESIDE.contains(&e.as_str()))?)))
+        .collect();
+    let (first, _) = other.first()?;
+    let extensions: std::collections::BTreeSet<String> =
+        other.iter().map(|(_, e)| format!(".{}", one_line(e))).collect();
+    Some(Skipped { count: other.len(), first: shown(first), extensions: extensions.into_iter().collect() })
 }
 
 /// A file by itself.

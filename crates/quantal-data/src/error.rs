@@ -21,6 +21,16 @@ pub enum Error {
         /// What was named.
         path: String,
     },
+    /// A file that is read as a whole is larger than such files are.
+    #[error("`{path}`: {what} is larger than {limit} bytes")]
+    TooLarge {
+        /// The file.
+        path: String,
+        /// What it is to be: "the recipe".
+        what: &'static str,
+        /// The most that is read.
+        limit: u64,
+    },
     /// No sample was found.
     #[error("`{path}` holds no samples{found}")]
     Empty {
@@ -241,6 +251,7 @@ impl Error {
             Self::Tokenizer { path: None, .. } => "pass --tokenizer tokenizer.json, or put the file beside the model",
             Self::Tensor { source: TensorError::OutOfMemory(_), .. } => "raise --max-memory, or use smaller samples",
             Self::Image { .. } => "remove or replace the file",
+            Self::TooLarge { .. } => "is this the file that was meant?",
             Self::Io { .. }
             | Self::NotAFile { .. }
             | Self::Array { .. }

@@ -6,8 +6,14 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// The most that one file is read to as a whole into ordinary memory (text, labels, tokenizers).
+/// The most that a text file of samples is read to: ten million sentences.
 pub(crate) const MAX_TEXT_BYTES: u64 = 1 << 30;
+/// The most that labels and lists of samples are read to: millions of paths.
+pub(crate) const MAX_TABLE_BYTES: u64 = 256 << 20;
+/// The most that a tokenizer is read to: the largest in use have 40 MiB.
+pub(crate) const MAX_TOKENIZER_BYTES: u64 = 128 << 20;
+/// The most that a preprocessing is read to.
+pub(crate) const MAX_PREPROCESS_BYTES: u64 = 1 << 20;
 
 /// Opens a regular file and gives its length. Pipes and devices are refused before they can block or never end.
 pub(crate) fn open(path: &Path) -> Result<(File, u64), Error> {
@@ -21,10 +27,19 @@ pub(crate) fn open(path: &Path) -> Result<(File, u64), Error> {
     Ok((file, len))
 }
 
-/// A whole file of at most `limit` bytes.
-pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+/// A text file of at most `limit` bytes, read as a whole; `what` it is, for messages: "the recipe".
+///
+/// # Errors
+/// If it is no regular file, larger, cannot be read, or is not UTF-8.
+pub fn read_text(path: &Path, what: &'static str, limit: u64) -> Result<String, Error> {
+    let bytes = read(path, what, limit)?;
+    String::from_utf8(bytes).map_err(|_| Error::array(&shown(path), format!("{what} is not UTF-8 text")))
+}
+
+/// A whole file of at most `limit` bytes; `what` it is, for messages.
+pub(crate) fn read(path: &Path, what: &'static str, limit: u64) -> Result<Vec<u8>, Error> {
     let (file, len) = open(path)?;
-    let too_large = || Error::array(&shown(path), format!("the file is larger than {limit} bytes"));
+    let too_large = || Error::TooLarge { path: shown(path), what, limit };
     if len > limit {
         return Err(too_large());
     }
@@ -82,4 +97,26 @@ fn scan(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_up_to_a_limit_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r.toml");
+        fs::write(&path, "x = 1").unwrap();
+        assert_eq!(read_text(&path, "the recipe", 5).unwrap(), "x = 1");
+        let error = read_text(&path, "the recipe", 4).unwrap_err();
+        assert!(error.to_string().contains("the recipe is larger than 4 bytes"), "{error}");
+        fs::write(&path, [0xff, 0xfe]).unwrap();
+        assert!(read_text(&path, "the recipe", 5).unwrap_err().to_string().contains("not UTF-8"));
+        for not_a_file in [folder.path(), Path::new("/dev/zero")] {
+            if not_a_file.exists() {
+                assert!(matches!(read_text(not_a_file, "the recipe", 5), Err(Error::NotAFile { .. })));
+            }
+        }
+    }
 }

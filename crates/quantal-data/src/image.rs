@@ -3,11 +3,12 @@
 use crate::error::{Error, one_line, shown};
 use crate::files;
 use crate::fit::{InputSpec, batch_of_one, cast};
+use crate::jpeg;
 use crate::preprocess::{Channels, Crop, Layout, Preprocess};
 use crate::resize;
 use image::{DynamicImage, ImageDecoder, ImageReader};
 use quantal_tensor::{Element, Tensor};
-use std::io::BufReader;
+use std::io::{BufReader, Read};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -234,9 +235,27 @@ fn decoder(path: &Path) -> Result<impl ImageDecoder, Error> {
     reader.into_decoder().map_err(|e| Error::image(&name, one_line(&e.to_string())))
 }
 
+/// Refuses a JPEG that was cut off: the decoder would fill up what is missing with grey, and calibration would see it.
+fn check_whole(path: &Path) -> Result<(), Error> {
+    let (file, len) = files::open(path)?;
+    let (mut file, name) = (file.take(len), shown(path));
+    let mut head = [0; 2];
+    if len > MAX_IMAGE_BYTES || file.read_exact(&mut head).is_err() || head != jpeg::START {
+        return Ok(());
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(|e| Error::io(path, &e))?;
+    if jpeg::is_whole(&bytes) {
+        Ok(())
+    } else {
+        Err(Error::image(&name, "the file ends before the image does: it was cut off"))
+    }
+}
+
 /// Decodes a JPEG or PNG file to gray or RGB.
 fn decode(path: &Path) -> Result<Pixels, Error> {
     let name = shown(path);
+    check_whole(path)?;
     let decoder = decoder(path)?;
     let (w, h) = decoder.dimensions();
     let bytes = decoder.total_bytes();

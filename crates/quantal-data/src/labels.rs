@@ -91,7 +91,7 @@ fn normal(path: &str) -> String {
 fn read_csv(path: &Path) -> Result<Vec<(u64, String, u32)>, Error> {
     const FILE_COLUMNS: &[&str] = &["file", "path", "filename", "file_name", "image", "name"];
     const LABEL_COLUMNS: &[&str] = &["label", "class", "target", "y", "label_id", "class_id"];
-    let bytes = files::read(path, files::MAX_TEXT_BYTES)?;
+    let bytes = files::read(path, "the table of labels", files::MAX_TABLE_BYTES)?;
     let bad = |line: Option<u64>, message: String| Error::Labels { path: shown(path), line, message };
     let text = std::str::from_utf8(&bytes).map_err(|_| bad(None, "the file is not UTF-8 text".to_owned()))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);

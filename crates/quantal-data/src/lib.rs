@@ -14,6 +14,7 @@ mod files;
 pub mod fit;
 mod idx;
 mod image;
+mod jpeg;
 mod labels;
 pub mod metric;
 mod npy;
@@ -23,8 +24,9 @@ mod resize;
 mod text;
 pub mod toml_line;
 
-pub use dataset::{DataSpec, Dataset, Kind, Sample, SmallCrop};
+pub use dataset::{DataSpec, Dataset, Kind, Sample, Skipped, SmallCrop};
 pub use error::{Error, shown};
+pub use files::read_text;
 pub use fit::{InputSpec, feeds_from_arrays};
 pub use metric::Accuracy;
 pub use preprocess::Preprocess;

@@ -263,7 +263,7 @@ impl Preprocess {
 
     /// Reads a TOML file.
     pub fn from_file(path: &Path) -> Result<Self, Error> {
-        let bytes = files::read(path, 1 << 20)?;
+        let bytes = files::read(path, "the preprocessing", files::MAX_PREPROCESS_BYTES)?;
         let bad = |line: Option<String>, message: String| Error::PreprocessFile { path: shown(path), line, message };
         let text = std::str::from_utf8(&bytes).map_err(|_| bad(None, "the file is not UTF-8 text".to_owned()))?;
         let parsed: Self =

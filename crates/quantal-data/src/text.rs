@@ -35,7 +35,7 @@ pub(crate) struct Text {
 impl Text {
     pub(crate) fn open(path: &Path, tokenizer: Option<&Path>, inputs: &[InputSpec]) -> Result<Self, Error> {
         let name = shown(path);
-        let bytes = files::read(path, files::MAX_TEXT_BYTES)?;
+        let bytes = files::read(path, "the text", files::MAX_TEXT_BYTES)?;
         let text = String::from_utf8(bytes).map_err(|e| {
             let valid = &e.as_bytes()[..e.utf8_error().valid_up_to()];
             let line = valid.split(|&b| b == b'\n').count();
@@ -181,7 +181,7 @@ fn load(
         return Err(Error::Tokenizer { path: None, message: format!("`{data}` is text, and no tokenizer was given") });
     };
     let bad = |message: String| Error::Tokenizer { path: Some(shown(path)), message };
-    let bytes = files::read(path, files::MAX_TEXT_BYTES)?;
+    let bytes = files::read(path, "the tokenizer", files::MAX_TOKENIZER_BYTES)?;
     let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| bad(one_line(&e.to_string())))?;
     if let Some(token) = undefined_token(&json["post_processor"]) {
         return Err(bad(format!("its template names the token `{}` and does not define it", one_line(token))));

@@ -9,7 +9,7 @@ use std::path::Path;
 /// with a part of them the data would be another than the one that was chosen.
 pub(super) fn members(list: &Path, names: impl Iterator<Item = String>) -> Result<Vec<usize>, Error> {
     let bad = |message: String| Error::List { path: shown(list), message };
-    let bytes = files::read(list, files::MAX_TEXT_BYTES)?;
+    let bytes = files::read(list, "the list", files::MAX_TABLE_BYTES)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| bad("the file is not UTF-8 text".to_owned()))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let wanted: BTreeSet<&str> = text.lines().filter(|l| !l.is_empty()).collect();
