@@ -38,6 +38,11 @@ impl<'a> Pending<'a> {
         Ok(Self { target, temp })
     }
 
+    /// Where it lies until then.
+    pub(crate) fn path(&self) -> &Path {
+        &self.temp.path
+    }
+
     /// Takes the name.
     pub(crate) fn commit(self) -> Result<(), Error> {
         std::fs::rename(&self.temp.path, self.target).map_err(|e| Error::write(self.target, &e))?;

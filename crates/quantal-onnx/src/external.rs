@@ -19,6 +19,8 @@ pub(crate) struct External {
     /// Canonical folders that a file may lie in.
     roots: Vec<PathBuf>,
     maps: Mutex<BTreeMap<PathBuf, Bytes>>,
+    /// A file that is there before it has its name: the location, and its contents.
+    pending: Option<(String, Bytes)>,
 }
 
 impl External {
@@ -38,7 +40,7 @@ impl External {
         if let Some(folder) = real.parent().filter(|&folder| folder != roots[0]) {
             roots.push(folder.to_owned());
         }
-        Ok(Self { base: Some(base), roots, maps: Mutex::default() })
+        Ok(Self { base: Some(base), roots, maps: Mutex::default(), pending: None })
     }
 
     /// `offset..offset + length` of the file at `location`; to its end if there is no length.
@@ -55,7 +57,20 @@ impl External {
         map.slice(start..start + length).ok_or_else(|| "the range does not lie in the file".into())
     }
 
+    /// Takes the file at `path` for the one at `location`, which is not there yet.
+    pub(crate) fn stand_in(&mut self, location: &str, path: &Path) -> Result<(), Error> {
+        let file = File::open(path).map_err(|e| Error::read(path, &e))?;
+        let bytes = Bytes::map(&file).map_err(|e| Error::read(path, &e))?;
+        self.pending = Some((location.to_owned(), bytes));
+        Ok(())
+    }
+
     fn map(&self, location: &str) -> Result<Bytes, String> {
+        if let Some((name, bytes)) = &self.pending
+            && name == location
+        {
+            return Ok(bytes.clone());
+        }
         let base = self.base.as_ref().ok_or("a model that is not in a file cannot have external data")?;
         check_location(location)?;
         let say = |e: std::io::Error| io_text(&e);

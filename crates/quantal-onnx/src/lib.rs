@@ -32,5 +32,5 @@ pub use encode::tensor_proto;
 pub use error::{Error, quote};
 pub use file::Model;
 pub use message::{Message, Packed, Raw};
-pub use save::{encode, save, write_to};
+pub use save::{encode, save, save_checked, write_to};
 pub use schema::*;

@@ -34,10 +34,30 @@ pub fn write_to(model: &ModelProto, out: &mut dyn Write) -> io::Result<()> {
 /// Writes `proto` to `path`, whole or not at all. `source` is the model that its tensors come from: those with external
 /// data are copied in. If that makes more than 1.9 GB, the large initializers go to `<name of path>.data` beside it.
 pub fn save(proto: ModelProto, source: Option<&Model>, path: &Path) -> Result<(), Error> {
-    save_within(proto, source, path, MAX_MODEL_BYTES)
+    save_checked(proto, source, path, |_| Ok(()))
 }
 
-fn save_within(mut proto: ModelProto, source: Option<&Model>, path: &Path, limit: usize) -> Result<(), Error> {
+/// The same, and `check` looks at the file as it was written, read again, before it takes its name: after an error of it
+/// there is no file, or the old one.
+///
+/// # Errors
+/// Those of writing and reading, and whatever `check` says.
+pub fn save_checked<E: From<Error>>(
+    proto: ModelProto,
+    source: Option<&Model>,
+    path: &Path,
+    check: impl FnOnce(Model) -> Result<(), E>,
+) -> Result<(), E> {
+    save_within(proto, source, path, MAX_MODEL_BYTES, check)
+}
+
+fn save_within<E: From<Error>>(
+    mut proto: ModelProto,
+    source: Option<&Model>,
+    path: &Path,
+    limit: usize,
+    check: impl FnOnce(Model) -> Result<(), E>,
+) -> Result<(), E> {
     let mut inline = |t: &mut TensorProto| inline(t, source);
     if let Some(graph) = &mut proto.graph {
         in_graph(graph, &mut inline)?;
@@ -56,11 +76,13 @@ fn save_within(mut proto: ModelProto, source: Option<&Model>, path: &Path, limit
     // Both files are whole before either takes its name, the data first.
     let data = if proto.size() > limit { Some(externalize(&mut proto, &data_path)?) } else { None };
     if proto.size() > limit {
-        return Err(Error::write(path, &io::Error::other("the model is over 2 GB even without its initializers")));
+        let problem = io::Error::other("the model is over 2 GB even without its initializers");
+        return Err(Error::write(path, &problem).into());
     }
     let model = Pending::write(path, |out| write_to(&proto, out))?;
+    check(Model::open_as(model.path(), path, data.as_ref().map(|data| (&*data_path, data.path())))?)?;
     data.map_or(Ok(()), Pending::commit)?;
-    model.commit()
+    Ok(model.commit()?)
 }
 
 /// Takes external data in. Says whether the tensor changed.
@@ -179,7 +201,15 @@ mod tests {
         let initializer = tensors.iter().map(|t| tensor_proto("w", t).unwrap()).collect();
         let graph = GraphProto { initializer, ..GraphProto::default() };
         let proto = ModelProto { graph: Some(Box::new(graph)), ..ModelProto::default() };
-        save_within(proto.clone(), None, &path, 1000).unwrap();
+        // Before either file has its name, the model and its data are there to be read.
+        let held = |model: Model| {
+            assert_eq!(model.path.as_deref(), Some(&*path));
+            for (t, expected) in model.graph().initializer.iter().zip([300, 3, 300]) {
+                assert_eq!(model.tensor(t)?.len(), expected);
+            }
+            Ok::<(), Error>(())
+        };
+        save_within(proto.clone(), None, &path, 1000, held).unwrap();
 
         let model = Model::open(&path).unwrap();
         let found = &model.graph().initializer;
@@ -189,13 +219,17 @@ mod tests {
             assert_eq!(model.tensor(t).unwrap().as_slice::<f32>(), expected.as_slice::<f32>());
         }
         // Onto itself, with its own data mapped: taken in again, and moved out again.
-        save_within(model.proto.clone(), Some(&model), &path, 1000).unwrap();
+        save_within(model.proto.clone(), Some(&model), &path, 1000, held).unwrap();
         let again = Model::open(&path).unwrap();
         assert_eq!(again.tensor(&again.graph().initializer[2]).unwrap().as_slice::<f32>(), large);
 
         let other = folder.path().join("other");
         std::fs::create_dir(&other).unwrap();
-        assert!(save_within(proto, None, &other.join("m.onnx"), 10).is_err());
+        let unlikely = |_| Ok::<(), Error>(());
+        assert!(save_within(proto.clone(), None, &other.join("m.onnx"), 10, unlikely).is_err());
+        // A model that is found to be no good leaves no trace.
+        let refused = |_| Err(Error::NoGraph);
+        assert!(matches!(save_within(proto, None, &other.join("m.onnx"), 1000, refused), Err(Error::NoGraph)));
         assert_eq!(std::fs::read_dir(&other).unwrap().count(), 0, "not even the data file");
     }
 

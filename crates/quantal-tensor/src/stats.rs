@@ -18,9 +18,12 @@ pub struct SqnrSums {
 }
 
 impl SqnrSums {
-    /// Adds one pair of tensors.
+    /// Adds one pair of tensors. Where both hold the same infinity, or NaN both, nothing differs and nothing is added.
     pub fn add(&mut self, reference: &[f32], x: &[f32]) {
         for (&r, &x) in reference.iter().zip(x) {
+            if !r.is_finite() && (r == x || r.is_nan() && x.is_nan()) {
+                continue;
+            }
             let (r, d) = (f64::from(r), f64::from(r) - f64::from(x));
             self.signal += r * r;
             self.noise += d * d;
@@ -42,5 +45,8 @@ mod tests {
         assert!((sqnr_db(&[1.0, -1.0], &[1.01, -1.01]) - 40.0).abs() < 1e-4);
         assert_eq!(sqnr_db(&[1.0], &[1.0]), f64::INFINITY);
         assert_eq!(sqnr_db(&[0.0], &[1.0]), f64::NEG_INFINITY);
+        let masked = [f32::NEG_INFINITY, 1.0, f32::NAN];
+        assert_eq!(sqnr_db(&masked, &masked), f64::INFINITY);
+        assert!(!(sqnr_db(&masked, &[0.0, 1.0, 0.0]) > 0.0), "only where both do");
     }
 }
