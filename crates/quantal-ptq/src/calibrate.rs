@@ -7,20 +7,15 @@ use crate::balance::Balance;
 use crate::bias_correction::ChannelMeans;
 use crate::error::{Error, Result};
 use crate::observer::{NotFinite, Range, Statistics, range_of};
+use crate::orders::{self, Orders};
 use crate::place::{Group, Product};
 use crate::spread::Spread;
-use crate::watch::{Runs, Seen};
+use crate::watch::{Hole, Runs, Seen};
 use quantal_ir::{Graph, ValueId};
 use quantal_kernels::Isa;
 use quantal_kernels::float::survey;
 use quantal_runtime::session::Watched;
-use quantal_tensor::{DType, Tensor};
 use std::collections::BTreeMap;
-
-/// Samples whose outputs are kept, to be compared with those of the quantized model.
-pub const KEPT_SAMPLES: usize = 32;
-/// Bytes that those of one output may come to.
-const KEPT_BYTES: usize = 64 << 20;
 
 /// What was seen of the values that need a range.
 #[derive(Clone, Debug, Default)]
@@ -35,9 +30,10 @@ pub struct Calibration {
     pub spreads: BTreeMap<ValueId, Spread>,
     /// How evenly channels share the ranges of values.
     pub balances: BTreeMap<ValueId, Balance>,
-    /// The outputs of the first samples, one list for each: at most [`KEPT_SAMPLES`], fewer where they are large, and none
-    /// where not all of them are float32.
-    pub outputs: Vec<Vec<Tensor>>,
+    /// Over how many orders of magnitude the values spread that lead to a logarithm, a root or a division.
+    pub orders: BTreeMap<ValueId, Orders>,
+    /// Values that were not finite in samples whose outputs are.
+    pub holes: BTreeMap<ValueId, Hole>,
 }
 
 /// Runs the float `graph` over the samples and watches the members of `groups`, each with the observer of its group, the
@@ -66,23 +62,21 @@ pub fn calibrate(
     for &(v, epsilon) in norms {
         kept.entry(v).or_default().spread = Some(Spread::new(epsilon));
     }
-    let float = |&v: &ValueId| graph.value(v).dtype == Some(DType::F32) && graph.value(v).constant.is_none();
-    if !kept.is_empty() && graph.outputs.iter().all(float) {
-        for &v in &graph.outputs {
-            kept.entry(v).or_default().outputs = Some(Vec::new());
+    if !kept.is_empty() {
+        for v in orders::watched(graph, &uses) {
+            kept.entry(v).or_default().orders = Some(Orders::new());
         }
     }
     let isa = runs.isa;
-    let samples = runs.watch("calibrate", graph, &mut kept, &|kept, number, seen| kept.look(isa, number, seen))?;
-    let outputs: Vec<&Vec<Tensor>> = graph.outputs.iter().filter_map(|v| kept.get(v)?.outputs.as_ref()).collect();
-    let whole = outputs.iter().map(|o| o.len()).min().unwrap_or(0);
-    let outputs = (0..whole).map(|i| outputs.iter().map(|o| o[i].clone()).collect()).collect();
-    let mut calibration = Calibration { samples, outputs, ..Calibration::default() };
+    let looked = runs.watch("calibrate", graph, &mut kept, &|kept, _, seen| kept.look(isa, seen))?;
+    let (samples, holes) = (looked.samples, looked.holes);
+    let mut calibration = Calibration { samples, holes, ..Calibration::default() };
     for (v, kept) in kept {
         calibration.observed.extend(kept.observed.map(|k| (v, k)));
         calibration.means.extend(kept.means.map(|k| (v, k)));
         calibration.spreads.extend(kept.spread.map(|k| (v, k)));
         calibration.balances.extend(kept.balance.map(|k| (v, k)));
+        calibration.orders.extend(kept.orders.map(|k| (v, k)));
     }
     Ok(calibration)
 }
@@ -94,27 +88,22 @@ struct Kept {
     means: Option<ChannelMeans>,
     spread: Option<Spread>,
     balance: Option<Balance>,
-    outputs: Option<Vec<Tensor>>,
+    orders: Option<Orders>,
 }
 
 impl Kept {
     /// Takes in the value of one sample: one pass over it, in the layout in which it lies, for its range and the means of
     /// its channels.
-    fn look(&mut self, isa: Isa, number: usize, seen: &Watched<'_>) -> Seen {
-        if let Some(outputs) = &mut self.outputs
-            && outputs.len() == number
-            && (number + 1) * seen.tensor.bytes().len() <= KEPT_BYTES
-            && number < KEPT_SAMPLES
-        {
-            // Not the buffer, which may be larger and is wanted by the session.
-            let tensor = seen.standard()?;
-            outputs.push(Tensor::from_slice(tensor.shape(), tensor.as_slice::<f32>())?);
-        }
+    fn look(&mut self, isa: Isa, seen: &Watched<'_>) -> Seen {
         let tensor = seen.floats()?;
         let (values, shape) = (tensor.as_slice::<f32>(), tensor.shape());
         let axis = self.means.as_ref().and_then(|m| m.axis(shape.len()));
         let axis = axis.map(|a| seen.layout.physical_axis(a, shape.len()));
         let (channels, inner) = axis.map_or((1, 1), |a| (shape[a], shape[a + 1..].iter().product()));
+        let found = survey(isa, values, [channels, inner], seen.threads);
+        if !found.finite {
+            return Ok(Err(NotFinite));
+        }
         if values.is_empty() {
             return Ok(Ok(()));
         }
@@ -125,7 +114,9 @@ impl Kept {
         if let Some(balance) = &mut self.balance {
             balance.add(values, shape, seen.layout, isa);
         }
-        let found = survey(isa, values, [channels, inner], seen.threads);
+        if let Some(orders) = &mut self.orders {
+            orders.add(values, found.range);
+        }
         if let (Some(means), Some(_)) = (&mut self.means, axis) {
             means.add(&found.sums, values.len() / channels);
         }

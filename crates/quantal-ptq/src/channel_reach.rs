@@ -30,6 +30,10 @@ impl ChannelReach {
         if shape[axis] != self.min.len() || values.is_empty() {
             return Ok(());
         }
+        // Squares of finite values may overflow a f32, never a f64.
+        if !values.iter().all(|x| x.is_finite()) {
+            return Err(NotFinite);
+        }
         for position in values.chunks(inner * self.min.len()) {
             let channels = self.min.iter_mut().zip(&mut self.max).zip(&mut self.squares);
             for (((min, max), squares), run) in channels.zip(position.chunks(inner)) {
@@ -40,7 +44,7 @@ impl ChannelReach {
             }
             self.count += inner as u64;
         }
-        if self.squares.iter().all(|s| s.is_finite()) { Ok(()) } else { Err(NotFinite) }
+        Ok(())
     }
 
     /// The mean square of each channel.

@@ -11,11 +11,13 @@ pub mod bias_correction;
 pub mod blocks;
 pub mod calibrate;
 pub mod channel_reach;
+pub mod constants;
 pub mod equalize;
 pub mod error;
 mod gptq;
 pub mod histogram;
 pub mod observer;
+pub mod orders;
 pub mod place;
 pub mod product_rows;
 pub mod progress;
@@ -32,6 +34,7 @@ pub mod weight_rows;
 pub mod weights;
 
 pub use calibrate::{Calibration, calibrate};
+pub use constants::check_weights;
 pub use error::{Error, Result};
 pub use observer::{Observer, Range, Statistics};
 pub use place::{Decision, IdleOverride, Placement, Verdict, idle_overrides, place};
@@ -40,4 +43,4 @@ pub use quantize::{CalibrationSummary, Prepared, Quantized, Rearranged, RoundedW
 pub use recipe::Recipe;
 pub use sampling::{Covered, Sampled, Tracked, sample, tracked};
 pub use sensitivity::{Effect, NodeEffect, Sensitivity, sensitivity};
-pub use watch::{Runs, Samples, Stream};
+pub use watch::{Hole, Looked, Runs, Samples, Stream};

@@ -5,18 +5,19 @@ use crate::calibrate::{Calibration, calibrate};
 use crate::equalize::{Equalized, equalize};
 use crate::error::Result;
 use crate::observer::Range;
+use crate::orders;
 use crate::place::form::is_norm;
 use crate::place::{Decision, Placement, Verdict, place, place_except};
 use crate::recipe::{Recipe, Rounding};
 use crate::rounding::{Rounded, round_weights};
 use crate::smooth_quant::{Smoothed, smooth};
-use crate::watch::Runs;
+use crate::watch::{Hole, Runs};
 use crate::weights::set_weights;
 use quantal_ir::graph::Uses;
 use quantal_ir::qdq::insert_qdq;
 use quantal_ir::{Encoding, Graph, NodeId, Op, Params, QuantPlan, ValueId};
 use quantal_kernels::Isa;
-use quantal_tensor::{QParams, Tensor};
+use quantal_tensor::QParams;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -51,14 +52,14 @@ pub struct Rearranged {
 pub struct CalibrationSummary {
     /// Number of samples that were run; 0 if there was nothing to watch.
     pub samples: usize,
-    /// The float graph's outputs for the first of them, as far as they were kept.
-    pub outputs: Vec<Vec<Tensor>>,
     /// The range of each activation that has an encoding.
     pub ranges: Vec<ChosenRange>,
     /// Number of biases that took back what rounding the weights shifts.
     pub biases_corrected: usize,
     /// Weights that were rounded with their data in view.
     pub rounded: Vec<RoundedWeight>,
+    /// Values in codes that held NaN or an infinity in samples whose outputs are finite: their names, and where.
+    pub holes: Vec<(Arc<str>, Hole)>,
 }
 
 /// A weight that was rounded with its data in view.
@@ -119,11 +120,7 @@ pub fn prepare(graph: &Graph, recipe: &Recipe, runs: &mut Runs<'_>) -> Result<Pr
     let norms = graph.nodes().filter(|(_, n)| is_norm(n.op));
     let norms: Vec<(ValueId, f32)> =
         norms.filter_map(|(_, n)| Some((n.input(0)?, n.attrs.float_or("epsilon", 1e-5).ok()?))).collect();
-    let mut calibration = calibrate(&graph, &placement.groups, means_of, &norms, runs)?;
-    if recipe.equalization || recipe.smooth_quant {
-        // Those of another graph than the one that was given.
-        calibration.outputs.clear();
-    }
+    let calibration = calibrate(&graph, &placement.groups, means_of, &norms, runs)?;
     let (recipe, rounded, isa) = (recipe.clone(), BTreeMap::new(), runs.isa);
     let mut prepared = Prepared { graph, rearranged, recipe, calibration, rounded, isa };
     let how = prepared.recipe.weights.rounding;
@@ -162,6 +159,9 @@ impl Prepared {
             let mut found = self.exposed(&placement, &uses);
             found.extend(self.drowned(&placement, &uses, &heads)?);
             found.extend(self.unseen(&placement, &uses, &heads));
+            found.extend(self.infinite(&placement, &uses, &heads));
+            let wide = orders::too_wide(graph, &uses, &calibration.orders);
+            found.extend(wide.into_iter().filter_map(|(id, why)| Some((*heads.get(&id)?, why))));
             let known = exceptions.len();
             found.extend(exceptions);
             exceptions = found;
@@ -202,8 +202,11 @@ impl Prepared {
         let means_of = if recipe.bias_correction { &placement.products[..] } else { &[] };
         let biases_corrected = bias_correction::correct(&mut corrected, graph, means_of, &plan, &calibration.means)?;
         let graph = insert_qdq(&corrected, &plan)?;
-        let (samples, outputs) = (calibration.samples, calibration.outputs.clone());
-        let calibration = CalibrationSummary { samples, outputs, ranges, biases_corrected, rounded: by_data };
+        let samples = calibration.samples;
+        let name = |v: ValueId| Arc::clone(&self.graph.value(v).name);
+        let holes = ranges.iter().filter_map(|r| Some((name(r.value), calibration.holes.get(&r.value)?.clone())));
+        let holes = holes.collect();
+        let calibration = CalibrationSummary { samples, ranges, biases_corrected, rounded: by_data, holes };
         let (decisions, rearranged) = (placement.decisions, rearranged.clone());
         Ok(Quantized { graph, float: corrected, plan, decisions, rearranged, calibration })
     }
@@ -237,6 +240,20 @@ impl Prepared {
         for &v in sources.filter(|v| !seen(v)) {
             let why = format!("`{}` was in float when calibration looked", graph.value(v).name.escape_debug());
             found.extend(uses.readers(v).iter().filter_map(|r| heads.get(r)).map(|&id| (id, why.clone())));
+        }
+        found
+    }
+
+    /// The nodes that make or read values which held an infinity: codes would turn it into the end of a range.
+    fn infinite(&self, placement: &Placement, uses: &Uses, heads: &Heads) -> BTreeMap<NodeId, String> {
+        let Self { graph, calibration, .. } = self;
+        let mut found = BTreeMap::new();
+        for &v in placement.groups.iter().flat_map(|g| &g.members) {
+            let Some(hole) = calibration.holes.get(&v).filter(|h| h.infinite) else { continue };
+            let (name, sample) = (graph.value(v).name.escape_debug(), hole.sample.escape_debug());
+            let why = format!("`{name}` holds an infinity in sample `{sample}`, which no code stands for");
+            let near = uses.producer(v).into_iter().chain(uses.readers(v).iter().copied());
+            found.extend(near.filter_map(|id| heads.get(&id)).map(|&id| (id, why.clone())));
         }
         found
     }

@@ -83,6 +83,9 @@ impl Kept {
     fn look(&mut self, isa: Isa, covered: &[Covered], number: usize, seen: &Watched<'_>) -> Seen {
         let tensor = seen.floats()?;
         let values = tensor.as_slice::<f32>();
+        let survey = survey(isa, values, [1, 1], seen.threads);
+        // Before anything is taken in: what is not finite is looked at again without what is not.
+        let Ok(range) = surveyed(&survey) else { return Ok(Err(NotFinite)) };
         if let Some(answers) = &mut self.answers
             && let [leading @ .., scores] = tensor.shape()
             && *scores > 1
@@ -91,12 +94,7 @@ impl Kept {
             let highest = (0..*scores).fold(0, |a, b| if values[b] > values[a] { b } else { a });
             answers.push((number, highest as u32, *scores));
         }
-        let survey = survey(isa, values, [1, 1], seen.threads);
-        let range = match surveyed(&survey) {
-            Ok(Some(range)) => range,
-            Ok(None) => return Ok(Ok(())),
-            Err(NotFinite) => return Ok(Err(NotFinite)),
-        };
+        let Some(range) = range else { return Ok(Ok(())) };
         let Some(i) = self.encoding else { return Ok(Ok(())) };
         self.ranges.push((number, range));
         if let Some(Covered { range: c, .. }) = covered.get(i) {
@@ -120,8 +118,9 @@ pub fn sample(graph: &Graph, tracked: &[Tracked], covered: &[Covered], runs: &mu
         kept.entry(answer).or_default().answers = Some(Vec::new());
     }
     let isa = runs.isa;
-    let samples =
+    let looked =
         runs.watch("looking", graph, &mut kept, &|kept, number, seen| kept.look(isa, covered, number, seen))?;
+    let samples = looked.samples;
     let nothing = Range { min: 0.0, max: 0.0 };
     let mut found = Sampled {
         ranges: vec![vec![nothing; tracked.len()]; samples],

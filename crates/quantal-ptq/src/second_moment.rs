@@ -3,6 +3,7 @@
 //! With weights off by δ, the outputs are off by `x·δ`, and `Σ (x·δ)² = δᵀ H δ`: the objective of GPTQ and AdaRound.
 
 use crate::error::Result;
+use crate::observer::NotFinite;
 use crate::place::Product;
 use crate::product_rows::ProductRows;
 use crate::watch::Runs;
@@ -83,6 +84,9 @@ pub fn second_moments(
         let (isa, most) = (runs.isa, (ROWS / runs.count().unwrap_or(1).max(1)).max(16));
         runs.watch_in_turn("moments", graph, &taps, &mut |seen| {
             let tensor = seen.standard()?;
+            if !tensor.as_slice::<f32>().iter().all(|x| x.is_finite()) {
+                return Ok(Err(NotFinite));
+            }
             for w in &now {
                 for (_, rows) in readers[w].iter().filter(|r| r.0 == seen.value) {
                     let data = rows.data_rows(&tensor, most);

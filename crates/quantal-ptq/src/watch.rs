@@ -4,6 +4,7 @@
 //! kept of a value sees them in their order all the same: a sample that is ahead waits for its turn. So no sum depends on
 //! which thread was faster.
 
+use crate::constants;
 use crate::error::{Error, Result};
 use crate::observer::NotFinite;
 use crate::progress::Progress;
@@ -13,6 +14,7 @@ use quantal_kernels::Isa;
 use quantal_runtime::session::Watched;
 use quantal_runtime::{Mode, Program, Session, compile_observed};
 use quantal_tensor::bytes::unused_bytes;
+use quantal_tensor::{DType, Tensor};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
@@ -35,8 +37,42 @@ pub struct Runs<'a> {
     pub progress: &'a mut dyn Progress,
 }
 
-/// What a look at a value says. The outer error ends the pass as it is; the inner one names the value and the sample.
+/// What a look at a value says. The outer error ends the pass as it is. The inner one says that the value holds NaN or an
+/// infinity, and that nothing of it was taken in: it is looked at again with zeros in their place, and the sample is to
+/// blame if its outputs hold them too.
 pub type Seen = Result<Result<(), NotFinite>, quantal_runtime::Error>;
+
+/// A value that held NaN or an infinity in samples whose outputs are finite: padding that is masked later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// The first of these samples.
+    pub sample: String,
+    /// Number of these samples.
+    pub samples: usize,
+    /// Whether an infinity was among what it held: codes cannot stand for it, where NaN in padding may become anything.
+    pub infinite: bool,
+}
+
+/// What a pass saw.
+#[derive(Clone, Debug, Default)]
+pub struct Looked {
+    /// Number of samples.
+    pub samples: usize,
+    /// The watched values that were not finite everywhere.
+    pub holes: BTreeMap<ValueId, Hole>,
+}
+
+impl Looked {
+    /// Adds the values of one sample that were not finite, each with whether it held an infinity.
+    fn add(&mut self, sample: &str, found: Vec<(ValueId, bool)>) {
+        for (v, infinite) in found {
+            let hole = Hole { sample: sample.to_owned(), samples: 0, infinite: false };
+            let hole = self.holes.entry(v).or_insert(hole);
+            hole.samples += 1;
+            hole.infinite |= infinite;
+        }
+    }
+}
 
 /// Bytes that the values of all samples which run at a time may come to: where those of two need more, samples run one
 /// after the other, on all threads.
@@ -49,31 +85,35 @@ impl<'a> Runs<'a> {
     }
 
     /// One pass: runs `graph` over the samples as it is written, and calls `look` with what is `kept` of a value, the
-    /// number of the sample and the value in it; for each value in the order of the samples. Gives their number. Where
-    /// nothing is to be watched, no sample is read.
+    /// number of the sample and the value in it; for each value in the order of the samples. Where nothing is to be
+    /// watched, no sample is read.
     pub fn watch<T: Send>(
         &mut self,
         stage: &str,
         graph: &Graph,
         kept: &mut BTreeMap<ValueId, T>,
         look: &(dyn Fn(&mut T, usize, &Watched<'_>) -> Seen + Sync),
-    ) -> Result<usize> {
+    ) -> Result<Looked> {
         let Some(Pass { program, taps, samples }) = self.pass(stage, graph, kept.keys().copied().collect())? else {
-            return Ok(0);
+            return Ok(Looked::default());
         };
         let turns: BTreeMap<ValueId, Turn<'_, T>> = kept.iter_mut().map(|(&v, kept)| (v, Turn::new(kept))).collect();
         let (samples, stopped) = (Mutex::new(samples.enumerate()), AtomicBool::new(false));
         let next = || if stopped.load(Ordering::Relaxed) { None } else { lock(&samples).next() };
         let run = |session: &mut Session, number: usize, sample: Result<Sample, quantal_data::Error>| {
             let _over = Over { turns: &turns, number, stopped: &stopped };
-            run(session, graph, &taps, &sample?, &mut |seen| {
-                turns[&seen.value].take(number, |kept| look(kept, number, seen))
-            })
+            let sample = sample?;
+            let found = run(session, graph, &taps, &sample, &mut |seen| {
+                turns[&seen.value].take(number, |kept| whole(seen, &mut |seen| look(kept, number, seen)))
+            })?;
+            Ok((sample.name, found))
         };
         // The largest sample so far tells how many may run at a time: the first runs alone.
         let mut session = Session::new(Arc::clone(&program), self.threads);
         let Some((_, first)) = next() else { return Err(Error::NoSamples) };
-        run(&mut session, 0, first)?;
+        let mut looked = Looked { samples: 1, holes: BTreeMap::new() };
+        let (name, found) = run(&mut session, 0, first)?;
+        looked.add(&name, found);
         self.progress.step();
         let unused = unused_bytes();
         let fit = |bytes| at_once(bytes, unused, self.threads);
@@ -87,7 +127,9 @@ impl<'a> Runs<'a> {
             let threads = |i| (self.threads + i) / at_once;
             (0..at_once).map(|i| Session::new(Arc::clone(&program), threads(i))).collect()
         };
-        let (mut count, mut failed) = (1, None::<(usize, Error)>);
+        let mut failed = None::<(usize, Error)>;
+        // In the order of samples, whoever was faster.
+        let mut holes: BTreeMap<usize, (String, Vec<(ValueId, bool)>)> = BTreeMap::new();
         std::thread::scope(|scope| {
             let (sender, done) = mpsc::channel();
             for (i, mut session) in sessions.into_iter().enumerate() {
@@ -108,8 +150,11 @@ impl<'a> Runs<'a> {
             drop(sender);
             for (number, result) in done {
                 match result {
-                    Ok(()) => {
-                        count += 1;
+                    Ok(found) => {
+                        looked.samples += 1;
+                        if !found.1.is_empty() {
+                            holes.insert(number, found);
+                        }
                         self.progress.step();
                     }
                     // Of several the first in the order of samples: those before it have all begun.
@@ -125,8 +170,11 @@ impl<'a> Runs<'a> {
         if let Some((_, cause)) = failed {
             return Err(cause);
         }
+        for (name, found) in holes.into_values() {
+            looked.add(&name, found);
+        }
         self.progress.done();
-        Ok(count)
+        Ok(looked)
     }
 
     /// The same for a `look` that is long or takes memory of its own: one sample after the other, each on all threads.
@@ -141,7 +189,7 @@ impl<'a> Runs<'a> {
         let mut session = Session::new(program, self.threads);
         let mut count = 0;
         for sample in samples {
-            run(&mut session, graph, &taps, &sample?, look)?;
+            run(&mut session, graph, &taps, &sample?, &mut |seen| whole(seen, look))?;
             count += 1;
             self.progress.step();
         }
@@ -178,29 +226,59 @@ fn at_once(bytes: usize, unused: usize, threads: usize) -> usize {
     (most / bytes.max(1)).clamp(1, threads.max(1))
 }
 
-/// Runs one sample.
+/// Looks at a value; where it is not finite, once more with zeros in place of what is not. Says then whether an infinity
+/// was among it.
+fn whole(
+    seen: &Watched<'_>,
+    look: &mut dyn FnMut(&Watched<'_>) -> Seen,
+) -> Result<Option<bool>, quantal_runtime::Error> {
+    if look(seen)?.is_ok() {
+        return Ok(None);
+    }
+    let values = seen.tensor.to_f32_vec().unwrap_or_default();
+    let infinite = values.iter().any(|x| x.is_infinite());
+    let finite: Vec<f32> = values.into_iter().map(|x| if x.is_finite() { x } else { 0.0 }).collect();
+    let tensor = Tensor::from_slice(seen.tensor.shape(), &finite)?;
+    // Zeros are finite, so that nothing is left to refuse but sums that overflow.
+    let _ = look(&Watched { tensor: &tensor, ..*seen })?;
+    Ok(Some(infinite))
+}
+
+/// Runs one sample. Gives the values that were not finite though all outputs are, each with whether it held an infinity.
 fn run(
     session: &mut Session,
     graph: &Graph,
     taps: &[ValueId],
     sample: &Sample,
-    look: &mut dyn FnMut(&Watched<'_>) -> Seen,
-) -> Result<()> {
-    let mut not_finite = None;
-    let mut first = |seen: &Watched<'_>| {
-        if look(seen)?.is_err() {
-            not_finite.get_or_insert(seen.value);
-        }
+    look: &mut dyn FnMut(&Watched<'_>) -> Result<Option<bool>, quantal_runtime::Error>,
+) -> Result<Vec<(ValueId, bool)>> {
+    let mut not_finite = Vec::new();
+    let mut each = |seen: &Watched<'_>| {
+        not_finite.extend(look(seen)?.map(|infinite| (seen.value, infinite)));
         Ok(())
     };
-    let ran = session.run_watched(&sample.feeds, taps, &mut first);
+    let ran = session.run_watched(&sample.feeds, taps, &mut each);
     let name = || sample.name.escape_debug().to_string();
-    if let Some(v) = not_finite {
-        let tensor = graph.value(v).name.escape_debug().to_string();
-        return Err(Error::ActivationsNotFinite { tensor, sample: name() });
+    let outputs = ran.map_err(|cause| Error::Run { sample: name(), cause: Box::new(cause) })?;
+    let Some(&(first, _)) = not_finite.first() else { return Ok(not_finite) };
+    if outputs.iter().all(|(_, t)| is_finite(t)) {
+        return Ok(not_finite);
     }
-    ran.map_err(|cause| Error::Run { sample: name(), cause: Box::new(cause) })?;
-    Ok(())
+    if let Some(constant) = constants::to_blame(graph, first) {
+        return Err(constant);
+    }
+    let tensor = graph.value(first).name.escape_debug().to_string();
+    Err(Error::ActivationsNotFinite { tensor, sample: name() })
+}
+
+fn is_finite(tensor: &Tensor) -> bool {
+    match tensor.get::<f32>() {
+        Some(values) => values.iter().all(|x| x.is_finite()),
+        None if tensor.dtype().is_float() && tensor.dtype() != DType::F32 => {
+            tensor.to_f32_vec().is_none_or(|values| values.iter().all(|x| x.is_finite()))
+        }
+        None => true,
+    }
 }
 
 /// What is kept of one value, and the number of the sample whose turn it is to add to it.

@@ -192,3 +192,73 @@ fn what_was_in_float_when_calibration_looked_gets_no_codes() {
         assert!(range.seen.min < range.seen.max, "{} was not seen", range.name);
     }
 }
+
+/// A log-mel front end as exporters write it, over frames of 8 samples: the DFT as two products, the power, four bands,
+/// a floor, the logarithm; and a product behind it.
+fn log_mel() -> (Graph, Vec<Vec<f32>>) {
+    use std::f64::consts::TAU;
+    let (frames, n) = (8, 8);
+    let mut b = Build::new();
+    let x = b.input("x", &[1, frames, n, 1]);
+    let shape = b.graph.add_constant("shape", Tensor::from_slice(&[2], &[frames as i64, n as i64]).unwrap());
+    let x = b.binary(Op::Reshape, x, shape);
+    let window = |t: usize| 0.5 - 0.5 * (TAU * t as f64 / n as f64).cos();
+    let mut dft = |name: &str, phase: f64| {
+        let of = |i: usize| {
+            let (t, k) = (i / n, i % n);
+            (window(t) * (TAU * (t * k) as f64 / n as f64 + phase).cos()) as f32
+        };
+        let w: Vec<f32> = (0..n * n).map(of).collect();
+        let w = b.constant_of(name, &[n, n], &w);
+        let y = b.named(Op::MatMul, name, &[x, w], Attrs::new());
+        b.binary(Op::Mul, y, y)
+    };
+    let (re, im) = (dft("re", 0.0), dft("im", TAU / 4.0));
+    let power = b.binary(Op::Add, re, im);
+    let bands: Vec<f32> = (0..n * n).map(|i| if (i / n).abs_diff(i % n) < 2 { 0.5 } else { 0.0 }).collect();
+    let bands = b.constant_of("bands", &[n, n], &bands);
+    let mel = b.named(Op::MatMul, "mel", &[power, bands], Attrs::new());
+    let floor = b.scalar(1e-10);
+    let mel = b.binary(Op::Add, mel, floor);
+    let log = b.unary(Op::Log, mel);
+    let y = b.matmul(log, n);
+    b.graph.outputs = vec![y];
+    for v in b.graph.values().map(|(v, _)| v).collect::<Vec<_>>() {
+        if b.graph.value(v).shape.is_none() {
+            let dims = [frames, n].map(quantal_ir::Dim::Known).to_vec();
+            b.graph.value_mut(v).shape = Some(dims);
+        }
+    }
+    // Tones that fade by 60 dB from the first frame to the last, as speech does.
+    let data = |s: usize| {
+        let at = |i: usize| {
+            let (f, t) = (i / n, i % n);
+            let tone = (TAU * (t as f64 * (1.0 + 0.2 * (s % 5) as f64) / n as f64)).sin();
+            (tone * 10f64.powf(-3.0 * f as f64 / (frames - 1) as f64)) as f32
+        };
+        (0..frames * n).map(at).collect()
+    };
+    (b.graph, (0..8).map(data).collect())
+}
+
+#[test]
+fn a_log_mel_front_end_stays_in_float_and_says_why() {
+    let (graph, data) = log_mel();
+    let q = quantized(&graph, &data, &Recipe::default()).unwrap();
+    let why = |name: &str| {
+        let d = q.decisions.iter().find(|d| &*d.name == name).unwrap();
+        (d.verdict, d.why.as_str())
+    };
+    for name in ["re", "im", "mel"] {
+        let (verdict, why) = why(name);
+        assert_eq!(verdict, Verdict::Float, "{name}: {why}");
+        assert!(why.contains("Log `Log`") && why.contains("orders of magnitude"), "{name}: {why}");
+    }
+    assert_eq!(why("MatMul").0, Verdict::Integer, "what is behind the logarithm is not concerned: {}", why("MatMul").1);
+    let mut noise = SqnrSums::default();
+    for (i, x) in data.iter().enumerate() {
+        let feeds = sample(i, x).feeds;
+        noise.add(&run(&graph, Mode::Simulate, &feeds), &run(&q.graph, Mode::Integer, &feeds));
+    }
+    assert!(noise.db() > 35.0, "{} dB", noise.db());
+}

@@ -56,8 +56,8 @@ fn watch<T: Clone + Send>(
     let mut kept = taps.map(|v| (v, kept.clone())).into();
     let stream = || -> Stream<'_> { Box::new(samples.iter().cloned().map(Ok)) };
     let mut runs = Runs { samples: &stream, isa: Isa::PORTABLE, threads, progress: &mut Silent };
-    let count = runs.watch("", &graph, &mut kept, look)?;
-    Ok((count, kept))
+    let looked = runs.watch("", &graph, &mut kept, look)?;
+    Ok((looked.samples, kept))
 }
 
 #[test]
@@ -78,22 +78,57 @@ fn what_is_kept_of_a_value_meets_the_samples_in_order_for_any_number_of_threads(
     }
 }
 
+/// Like any look of ours: refuses what is not finite before it takes anything in.
+fn sum(kept: &mut Vec<f32>, _: usize, seen: &Watched<'_>) -> Seen {
+    let values = seen.standard()?;
+    let values = values.as_slice::<f32>();
+    if values.iter().any(|x| !x.is_finite()) {
+        return Ok(Err(NotFinite));
+    }
+    kept.push(values.iter().sum());
+    Ok(Ok(()))
+}
+
 #[test]
 fn of_samples_that_fail_the_first_is_named_and_nobody_waits_for_it() {
     let mut samples = even_samples(&[1, 8], 40);
-    // The first to fail does so at the last value, those after it at the first.
+    // The first to fail does so at its outputs, those after it at once.
+    samples[20].feeds[0].1 = Tensor::from_slice(&[1, 8], &[f32::NAN; 8]).unwrap();
     samples[21].feeds.clear();
     samples[22].feeds.clear();
-    let look = |(): &mut (), number: usize, seen: &Watched<'_>| {
-        let (_, [.., z]) = model();
-        Ok(if number == 20 && seen.value == z { Err(NotFinite) } else { Ok(()) })
-    };
     for threads in [1, 2, 5] {
-        let error = watch(&samples, threads, &(), &look).unwrap_err();
+        let error = watch(&samples, threads, &Vec::new(), &sum).unwrap_err();
         assert!(
             matches!(&error, Error::ActivationsNotFinite { sample, .. } if sample == "sample 20"),
             "{threads} threads: {error}"
         );
+    }
+}
+
+#[test]
+fn what_is_not_finite_but_reaches_no_output_counts_as_zero_and_is_noted() {
+    // Where is the mask: 1 where the input is a number.
+    let mut b = Build::new();
+    let x = b.input("x", &[1, 4]);
+    let nan = b.unary(Op::IsNaN, x);
+    b.graph.value_mut(nan).dtype = Some(DType::Bool);
+    let zero = b.scalar(0.0);
+    let y = b.node(Op::Where, &[nan, zero, x], quantal_ir::Attrs::new());
+    b.graph.outputs = vec![y];
+    let mut samples = even_samples(&[1, 4], 6);
+    for (i, bad) in [(2, f32::NAN), (3, f32::NAN), (5, f32::NAN)] {
+        samples[i].feeds[0].1 = Tensor::from_slice(&[1, 4], &[1.0, bad, 2.0, 4.0]).unwrap();
+    }
+    for threads in [1, 3] {
+        let mut kept: BTreeMap<ValueId, Vec<f32>> = [(x, Vec::new()), (y, Vec::new())].into();
+        let stream = || -> Stream<'_> { Box::new(samples.iter().cloned().map(Ok)) };
+        let mut runs = Runs { samples: &stream, isa: Isa::PORTABLE, threads, progress: &mut Silent };
+        let looked = runs.watch("", &b.graph, &mut kept, &sum).unwrap();
+        assert_eq!(looked.samples, 6);
+        let hole = Hole { sample: "sample 2".into(), samples: 3, infinite: false };
+        assert_eq!(looked.holes, BTreeMap::from([(x, hole)]));
+        assert_eq!([2, 3, 5].map(|i| kept[&x][i]), [7.0; 3]);
+        assert_eq!(kept[&x], kept[&y]);
     }
 }
 
