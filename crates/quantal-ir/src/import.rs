@@ -423,7 +423,8 @@ pub(crate) fn declared_type(info: &ValueInfoProto) -> (Option<DType>, Option<Vec
     let Some(tensor) = info.ty.as_ref().and_then(|t| t.tensor_type.as_ref()) else { return (None, None) };
     let dim = |d: &quantal_onnx::Dimension| match (d.dim_value, &d.dim_param) {
         (Some(n), _) if n >= 0 => Dim::Known(n as usize),
-        (None, Some(name)) if !name.is_empty() => Dim::Symbol(name.as_str().into()),
+        // Some exporters call every size that they do not know `?`: one name, many sizes.
+        (None, Some(name)) if !matches!(name.as_str(), "" | "?") => Dim::Symbol(name.as_str().into()),
         _ => Dim::Unknown,
     };
     let shape = tensor.shape.as_ref().map(|s| s.dim.iter().map(dim).collect());

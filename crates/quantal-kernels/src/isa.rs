@@ -92,9 +92,10 @@ impl Isa {
     /// The portable level, which every CPU has.
     pub const PORTABLE: Self = Self(Level::Portable);
 
-    /// The best level of this CPU that is not above the cap in the environment variable `QUANTAL_ISA`.
+    /// The best level of this CPU that is not above the cap in the environment variable `QUANTAL_ISA`; an empty one is
+    /// none.
     pub fn detect() -> Result<Self, UnknownIsa> {
-        let cap = match std::env::var_os("QUANTAL_ISA") {
+        let cap = match std::env::var_os("QUANTAL_ISA").filter(|name| !name.is_empty()) {
             None => Level::NeonDot,
             Some(name) => {
                 let name = name.to_string_lossy();

@@ -13,6 +13,7 @@ use crate::ops::OpError;
 use crate::pool::Pool;
 use crate::program::{Input, Output, Program, Slot, SlotId, StepRow};
 use crate::steps::Step;
+use crate::symbols::Symbols;
 use quantal_ir::cost;
 use quantal_ir::graph::Uses;
 use quantal_ir::{Dim, Graph, Node, NodeId, Op, ValueId};
@@ -39,6 +40,7 @@ pub fn compile(graph: &Graph, mode: Mode, isa: Isa) -> Result<Program> {
 pub fn compile_observed(graph: &Graph, mode: Mode, isa: Isa, taps: &[ValueId]) -> Result<Program> {
     let mut program = Lowering::new(graph, mode, isa, taps, 0).program(taps)?;
     program.defaults = Defaults::of(graph, mode, taps);
+    program.symbols = Symbols::of(graph, mode, taps);
     Ok(program)
 }
 
@@ -218,6 +220,7 @@ impl<'g> Lowering<'g> {
             isa: self.isa,
             taps: observed,
             defaults: None,
+            symbols: None,
             captures: self.captures,
         })
     }

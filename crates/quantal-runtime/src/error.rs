@@ -92,20 +92,6 @@ pub enum Error {
         /// What was given.
         found: Vec<usize>,
     },
-    /// Two dimensions that the model calls by one name differ.
-    #[error("dimension `{symbol}` is {size} in input `{input}` but {other_size} in input `{other}`")]
-    Symbol {
-        /// The name.
-        symbol: String,
-        /// The later input.
-        input: String,
-        /// Its size there.
-        size: usize,
-        /// The earlier input.
-        other: String,
-        /// Its size there.
-        other_size: usize,
-    },
     /// A value to be observed is not in the program: it was not named when compiling, or nothing makes it.
     #[error("value `{value}` cannot be observed: the program does not keep it")]
     NotObservable {
@@ -147,7 +133,6 @@ impl Error {
             | Self::RepeatedInput { .. }
             | Self::Override { .. }
             | Self::InputShape { .. }
-            | Self::Symbol { .. }
             | Self::Tensor(_) => return None,
         })
     }

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::ops::{Context, OpKernel};
-use quantal_ir::{Graph, Node, NodeId, Op};
+use quantal_ir::{Graph, Node, NodeId, Op, ValueId};
 use quantal_kernels::{Isa, Threads};
 use quantal_tensor::Tensor;
 use quantal_tensor::tensor::element_count;
@@ -22,6 +22,14 @@ pub fn fold_constants(graph: &mut Graph, isa: Isa) -> Result<Vec<String>> {
     for id in ids {
         let node = graph.node(id);
         if quantizes(node.op) {
+            continue;
+        }
+        // Its output is a constant since import, of whatever size: nothing grows. Left where it is, the node would stay in
+        // the file beside the codes that are made of it.
+        let known = |v: &Option<ValueId>| v.is_none_or(|v| graph.value(v).constant.is_some());
+        if node.op == Op::Constant && node.outputs.iter().all(known) {
+            folded.push(node.name.to_string());
+            graph.remove_node(id);
             continue;
         }
         let inputs: Option<Vec<_>> = node

@@ -20,6 +20,7 @@ pub mod profile;
 pub mod program;
 pub mod session;
 pub mod steps;
+mod symbols;
 
 pub use compile::{Mode, compile, compile_observed};
 pub use coverage::{Coverage, Reason, Status};

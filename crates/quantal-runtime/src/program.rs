@@ -4,6 +4,7 @@ use crate::coverage::Coverage;
 use crate::defaults::Defaults;
 use crate::layout::Layout;
 use crate::steps::Step;
+use crate::symbols::Symbols;
 use quantal_ir::{Dim, NodeId, ValueId};
 use quantal_kernels::Isa;
 use quantal_tensor::{DType, Tensor};
@@ -90,6 +91,8 @@ pub struct Program {
     pub(crate) taps: Vec<(ValueId, SlotId, Layout)>,
     /// Inputs that have a default; `None` if there are none.
     pub(crate) defaults: Option<Box<Defaults>>,
+    /// The graph, where the names of its dimensions may turn out not to hold.
+    pub(crate) symbols: Option<Box<Symbols>>,
     /// In a subprogram: the slots of what it reads from the program around it, in the order of the step's inputs.
     pub(crate) captures: Vec<SlotId>,
 }

@@ -9,6 +9,7 @@ use crate::pool::{KEPT_RATIO, Pool};
 use crate::profile::{Seen, StepTime, work};
 use crate::program::{Input, Program, SlotId};
 use crate::steps::{Env, Step};
+use crate::symbols;
 use quantal_ir::{Dim, ValueId};
 use quantal_kernels::Threads;
 use quantal_tensor::{DType, Tensor};
@@ -64,8 +65,8 @@ pub struct Session {
     program: Arc<Program>,
     threads: Threads,
     pool: Pool,
-    /// Programs for feeds in place of defaults, by the values that are fed.
-    variants: BTreeMap<Vec<ValueId>, Arc<Program>>,
+    /// Programs without names of dimensions that fail, and for feeds in place of defaults: by both.
+    variants: BTreeMap<(Vec<Arc<str>>, Vec<ValueId>), Arc<Program>>,
 }
 
 impl Session {
@@ -152,8 +153,9 @@ impl Session {
 
     /// The program for these feeds, and the feeds without those that repeat a default.
     fn choose<'f>(&mut self, feeds: &'f [(String, Tensor)]) -> Result<(Arc<Program>, Vec<&'f (String, Tensor)>)> {
-        let Some(defaults) = &self.program.defaults else {
-            return Ok((Arc::clone(&self.program), feeds.iter().collect()));
+        let (failing, base) = self.believing(feeds)?;
+        let Some(defaults) = &base.defaults else {
+            return Ok((base, feeds.iter().collect()));
         };
         let (mut kept, mut given) = (Vec::with_capacity(feeds.len()), BTreeSet::new());
         for feed in feeds {
@@ -165,15 +167,31 @@ impl Session {
             kept.push(feed);
         }
         if given.is_empty() {
-            return Ok((Arc::clone(&self.program), kept));
+            return Ok((base, kept));
         }
-        let given: Vec<ValueId> = given.into_iter().collect();
-        if let Some(program) = self.variants.get(&given) {
+        let key = (failing, given.into_iter().collect::<Vec<ValueId>>());
+        if let Some(program) = self.variants.get(&key) {
             return Ok((Arc::clone(program), kept));
         }
-        let program = Arc::new(defaults.program(&given, self.program.isa)?);
-        self.variants.insert(given, Arc::clone(&program));
+        let program = Arc::new(defaults.program(&key.1, self.program.isa)?);
+        self.variants.insert(key, Arc::clone(&program));
         Ok((program, kept))
+    }
+
+    /// The program that believes those names of dimensions that hold for these feeds, and those that do not.
+    fn believing(&mut self, feeds: &[(String, Tensor)]) -> Result<(Vec<Arc<str>>, Arc<Program>)> {
+        let Some(symbols) = &self.program.symbols else { return Ok((Vec::new(), Arc::clone(&self.program))) };
+        let failing = symbols::failing(&self.program.inputs, feeds);
+        if failing.is_empty() {
+            return Ok((failing, Arc::clone(&self.program)));
+        }
+        let key = (failing, Vec::new());
+        if let Some(program) = self.variants.get(&key) {
+            return Ok((key.0, Arc::clone(program)));
+        }
+        let program = Arc::new(symbols.program(&key.0, self.program.isa)?);
+        self.variants.insert(key.clone(), Arc::clone(&program));
+        Ok((key.0, program))
     }
 }
 
@@ -312,7 +330,6 @@ fn bind(inputs: &[Input], feeds: &[&(String, Tensor)]) -> Result<Vec<(SlotId, Te
     let names = || inputs.iter().map(|i| i.name.escape_debug().to_string()).collect::<Vec<_>>();
     let known: BTreeMap<&str, &Input> = inputs.iter().map(|i| (&*i.name, i)).collect();
     let mut seen = BTreeSet::new();
-    let mut symbols: BTreeMap<&str, (&str, usize)> = BTreeMap::new();
     let mut bound = Vec::with_capacity(inputs.len());
     for (name, tensor) in feeds {
         let printed = || name.escape_debug().to_string();
@@ -331,12 +348,12 @@ fn bind(inputs: &[Input], feeds: &[&(String, Tensor)]) -> Result<Vec<(SlotId, Te
         let Some((_, tensor)) = feeds.iter().find(|f| *f.0 == *input.name) else {
             return Err(Error::MissingInput { input: input.name.escape_debug().to_string(), inputs: names() });
         };
-        check_shape(input, tensor, &mut symbols)?;
+        check_shape(input, tensor)?;
     }
     Ok(bound)
 }
 
-fn check_shape<'a>(input: &'a Input, tensor: &Tensor, symbols: &mut BTreeMap<&'a str, (&'a str, usize)>) -> Result<()> {
+fn check_shape(input: &Input, tensor: &Tensor) -> Result<()> {
     let Some(shape) = &input.shape else { return Ok(()) };
     let printed = || input.name.escape_debug().to_string();
     let fits = shape.len() == tensor.rank()
@@ -345,20 +362,6 @@ fn check_shape<'a>(input: &'a Input, tensor: &Tensor, symbols: &mut BTreeMap<&'a
         let dims: Vec<String> = shape.iter().map(Dim::to_string).collect();
         let wanted = format!("[{}]", dims.join(", "));
         return Err(Error::InputShape { input: printed(), wanted, found: tensor.shape().to_vec() });
-    }
-    for (dim, &size) in shape.iter().zip(tensor.shape()) {
-        if let Dim::Symbol(symbol) = dim {
-            let (other, other_size) = *symbols.entry(symbol).or_insert((&input.name, size));
-            if other_size != size {
-                return Err(Error::Symbol {
-                    symbol: symbol.escape_debug().to_string(),
-                    input: printed(),
-                    size,
-                    other: other.escape_debug().to_string(),
-                    other_size,
-                });
-            }
-        }
     }
     Ok(())
 }

@@ -39,3 +39,18 @@ fn a_result_far_larger_than_its_inputs_is_left_to_the_run() {
     }
     assert!(fold_constants(&mut g.graph, Isa::PORTABLE).unwrap().is_empty());
 }
+
+#[test]
+fn a_constant_node_of_any_size_becomes_the_constant_that_it_holds() {
+    let large = Tensor::zeros(DType::F32, &[1 << 10, 1 << 9]).unwrap();
+    let mut g = GraphBuilder::new(17);
+    let x = g.input("x", DType::F32, &[1, 1 << 10]);
+    let held = g.node(Op::Constant, &[], Attrs::new());
+    // As import leaves it: the contents are known.
+    g.graph.set_constant(held, large);
+    let y = g.node(Op::MatMul, &[x, held], Attrs::new());
+    g.output(y);
+    assert_eq!(fold_constants(&mut g.graph, Isa::PORTABLE).unwrap(), ["Constant_0"]);
+    assert_eq!(g.graph.nodes().map(|(_, n)| n.op).collect::<Vec<_>>(), [Op::MatMul]);
+    assert!(g.graph.constant(Some(held)).is_some());
+}

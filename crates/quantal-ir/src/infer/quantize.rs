@@ -18,6 +18,13 @@ pub(super) fn quantize(cx: &Context<'_>) -> Result<Fact, InferError> {
 /// Integer to float: `output_dtype`, else the type of the scale.
 pub(super) fn dequantize(cx: &Context<'_>) -> Result<Fact, InferError> {
     check_scale(cx)?;
+    if let (Some(data), Some(zero_point)) = (cx.dtype(0), cx.dtype(2))
+        && data != zero_point
+    {
+        return Err(InferError::shape(format!(
+            "the data is {data}, its zero point {zero_point}: both must have one type"
+        )));
+    }
     Ok(Fact::new(optional_dtype(cx, "output_dtype")?.or(cx.dtype(1)), cx.shape_vec(0)))
 }
 

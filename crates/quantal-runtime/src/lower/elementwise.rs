@@ -38,7 +38,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
     let step = QEltwise { kind, a: operands[0].codes, b: operands[1].codes, y: target.codes };
     let (m_a, m_b) = step.multipliers();
     if ![m_a, m_b, step.multiplier()].iter().all(|m| m.is_finite()) {
-        return Err(Reason::AccumulatorRange.into());
+        return Err(Reason::ScaleRange.into());
     }
     if l.same_shape(a, b) && table::diamond(l, id, operands, &target, |a, b| step.of_codes(a, b))? {
         return Ok(());

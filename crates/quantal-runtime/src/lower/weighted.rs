@@ -40,7 +40,7 @@ impl Goal {
             Self::Codes(t) => {
                 let multiplier = multipliers(s_x, &w.scale, t.codes.affine.scale);
                 if multiplier.iter().any(|m| !m.is_finite()) {
-                    return Err(Reason::AccumulatorRange.into());
+                    return Err(Reason::ScaleRange.into());
                 }
                 Ok(End::Codes(Box::new(CodesEnd { multiplier, sum: t.codes, add: None, table: None, columns: None })))
             }
@@ -74,7 +74,7 @@ impl Goal {
 
 fn kernel<T>(l: &Lowering<'_>, value: Result<T, KernelError>) -> Rule<T> {
     match value {
-        Err(KernelError::TooDeep { .. }) => Err(Reason::AccumulatorRange.into()),
+        Err(KernelError::TooDeep { .. }) => Err(Reason::TooDeep.into()),
         other => prepared(l, other.map_err(crate::steps::codes::refused)),
     }
 }
@@ -280,14 +280,14 @@ fn matmul(l: &mut Lowering<'_>, id: NodeId, node: &Node, a: Operand) -> Rule<()>
         (scale, y) = (scale * c, product);
     }
     if !scale.is_normal() {
-        return Err(Reason::AccumulatorRange.into());
+        return Err(Reason::ScaleRange.into());
     }
     let goal = goal(l, y)?;
     let codes = match &goal {
         Goal::Codes(t) => {
             let multiplier = scale / t.codes.affine.scale;
             if !multiplier.is_finite() {
-                return Err(Reason::AccumulatorRange.into());
+                return Err(Reason::ScaleRange.into());
             }
             Some((t.codes, multiplier))
         }
