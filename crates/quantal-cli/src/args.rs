@@ -198,6 +198,15 @@ pub(crate) struct BenchArgs {
     /// Size of a free batch dimension
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) batch: u32,
+    /// Size of a free dimension: by its name, or as INPUT:AXIS=N; may be given several times
+    #[arg(long = "size", value_name = "NAME=N", value_parser = size)]
+    pub(crate) sizes: Vec<(String, usize)>,
+    /// What to run on in place of inputs made up: an .npz file with one array for each input, or the first sample of a folder
+    #[arg(long, value_name = "NPZ|DIR", value_parser = existing(), conflicts_with_all = ["sizes", "batch"])]
+    pub(crate) data: Option<PathBuf>,
+    /// What is done to images of --data: a preset (imagenet, cifar10, mnist …) or a TOML file, see docs/preprocessing.md
+    #[arg(long, value_name = "NAME|FILE", requires = "data")]
+    pub(crate) preprocess: Option<String>,
     /// Seconds for each model
     #[arg(long, default_value_t = 3.0, value_parser = seconds)]
     pub(crate) seconds: f64,
@@ -238,6 +247,9 @@ pub(crate) struct InspectArgs {
     /// For each node, whether it runs in integers here, and if not why
     #[arg(long)]
     pub(crate) coverage: bool,
+    /// Size of a free dimension, for the counts of MACs: by its name, or as INPUT:AXIS=N; may be given several times
+    #[arg(long = "size", value_name = "NAME=N", value_parser = size)]
+    pub(crate) sizes: Vec<(String, usize)>,
 }
 
 /// Where samples come from.
@@ -280,6 +292,14 @@ fn existing() -> impl TypedValueParser<Value = PathBuf> {
         let looked_for = || std::path::absolute(&path).unwrap_or_else(|_| path.clone());
         if path.exists() { Ok(path) } else { Err(format!("there is no {}", shown(&looked_for()))) }
     })
+}
+
+/// A dimension and its size.
+fn size(text: &str) -> Result<(String, usize), String> {
+    // The name may hold a `=`, the size does not.
+    let (name, size) = text.rsplit_once('=').filter(|(name, _)| !name.is_empty()).ok_or("not of the form NAME=N")?;
+    let size = size.trim().parse::<u32>().map_err(|_| "the size is no number")?;
+    Ok((name.to_owned(), size as usize))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -99,7 +99,12 @@ fn eval(a: &EvalArgs, as_json: bool) -> Result<String, Error> {
 }
 
 fn inspect(a: &InspectArgs, as_json: bool) -> Result<String, Error> {
-    let model = Model::open(&a.model)?;
+    let sizes = quantal::bench::Sizes::new(a.sizes.iter().cloned());
+    let mut model = Model::open(&a.model)?;
+    sizes.check([&model])?;
+    if !sizes.is_empty() {
+        model = sizes.bind(&model);
+    }
     let what = quantal::inspect(&model);
     let coverage = if a.coverage { Some(model.compile(Mode::Integer, Engine::detect(1)?)?.coverage) } else { None };
     Ok(if as_json {

@@ -38,6 +38,10 @@ fn a_wrong_command_line_is_told_what_is_wrong() {
     for (args, what) in [
         (&["bench"][..], "<MODELS>"),
         (&["bench", MODEL, "--seconds", "nan"], "between 0 and 86400"),
+        (&["bench", MODEL, "--size", "7"], "NAME=N"),
+        (&["bench", MODEL, "--size", "N=-1"], "no number"),
+        (&["bench", MODEL, "--size", "nobody=3"], "`nobody` is no free dimension"),
+        (&["bench", MODEL, "--size", "N=3", "--data", MODEL], "cannot be used with"),
         (&["bench", "kernels", "512x512"], "a product has three sizes"),
         (&["bench", "kernels", "conv:56x56x64:64:3:1:g5"], "groups must divide the channels"),
         (&["bench", "kernels", "pool:3x3x3:2"], "only `conv:` and `dw:` come before a colon"),

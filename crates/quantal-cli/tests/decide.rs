@@ -214,3 +214,25 @@ fn a_float_model_is_covered_in_a_line_an_operator() {
     let counts = rows.iter().filter_map(|l| l.split_whitespace().nth(1)?.parse::<usize>().ok());
     assert!(counts.sum::<usize>() == all && rows.len() <= all, "{lines}");
 }
+
+#[test]
+fn a_recipe_is_a_regular_file() {
+    if !Path::new("/dev/zero").exists() {
+        return;
+    }
+    let refused = quantal(&["quantize", &asset(".onnx"), "--data", &data(), "--recipe", "/dev/zero"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("not a regular file"), "{}", stderr(&refused));
+}
+
+#[test]
+fn sizes_of_free_dimensions_count_macs() {
+    let (model, one) = (asset(".onnx"), asset(".onnx"));
+    let macs = |args: &[&str]| json(&quantal(args))["macs"].as_u64();
+    let free = json(&quantal(&["inspect", &model, "--json"]));
+    let names: Vec<String> =
+        list(&free["inputs"][0]["shape"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    let Some(batch) = names.iter().find(|n| n.parse::<u64>().is_err()) else { return };
+    let sizes = [1, 3].map(|n| macs(&["inspect", &one, "--json", "--size", &format!("{batch}={n}")]).unwrap());
+    assert!(sizes[0] > 0 && sizes[1] == 3 * sizes[0], "{sizes:?}");
+}

@@ -1,20 +1,21 @@
 //! `quantal bench`: how long one inference takes, models in turns; where its time goes; and how fast kernels are.
 
+mod feeds;
 pub mod kernels;
 mod layers;
 mod peak;
 mod problem;
 pub mod profile;
 
+pub use feeds::{Assumed, Fed, Sizes, synthetic_feeds};
 pub use peak::PeakRow;
 pub use problem::{Problem, ShapeError};
 
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::model::Model;
-use quantal_data::InputSpec;
 use quantal_runtime::{Mode, Session};
-use quantal_tensor::{DType, Tensor};
+use quantal_tensor::Tensor;
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,9 @@ pub struct BenchRow {
     pub batch: usize,
     /// Inferences timed.
     pub runs: usize,
+    /// Sizes of inputs that were made up, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub assumed: Vec<String>,
     /// Wall-clock time of one inference, in milliseconds.
     pub wall_ms: Spread,
     /// CPU time of the whole process for one inference, in milliseconds.
@@ -44,33 +48,31 @@ pub struct Spread {
     pub p90: f64,
 }
 
-/// How to measure.
-#[derive(Clone, Copy, Debug)]
-pub struct BenchOptions {
-    /// Size of every free batch dimension (the first).
-    pub batch: usize,
-    /// Size of every other free dimension.
-    pub free: usize,
-    /// Seconds for each model.
-    pub seconds: f64,
-}
-
 /// A turn of one model before the next has its own: short enough that a drift of the machine hits all alike.
 const TURN: Duration = Duration::from_millis(250);
 const FEWEST_RUNS: usize = 3;
 
-/// Times the models in turns until each has had its seconds.
-pub fn bench(models: &[Model], engine: Engine, options: BenchOptions) -> Result<Vec<BenchRow>, Error> {
-    let mut lanes = Vec::with_capacity(models.len());
-    for model in models {
-        let session = model.session(Mode::Integer, engine)?;
-        let feeds = synthetic_feeds(&model.inputs()?, options.batch, options.free)?;
-        lanes.push((session, feeds));
-    }
-    let mut lanes: Vec<Lane> = lanes.iter_mut().map(|(session, feeds)| Lane::new(session, feeds)).collect();
-    take_turns(&mut lanes, options.seconds)?;
-    let named = |(model, lane): (&Model, &Lane)| BenchRow { model: model.name.clone(), ..lane.row(options.batch) };
+/// Times the models in turns until each has had its `seconds`, each on what it is fed.
+///
+/// # Errors
+/// If a model does not compile or run.
+pub fn bench(models: &[(Model, Fed)], engine: Engine, seconds: f64) -> Result<Vec<BenchRow>, Error> {
+    let sessions = models.iter().map(|(model, _)| model.session(Mode::Integer, engine));
+    let mut sessions = sessions.collect::<Result<Vec<_>, _>>()?;
+    let lanes = sessions.iter_mut().zip(models).map(|(session, (_, fed))| Lane::new(session, &fed.feeds));
+    let mut lanes: Vec<Lane<'_>> = lanes.collect();
+    take_turns(&mut lanes, seconds)?;
+    let named = |((model, fed), lane): (&(Model, Fed), &Lane<'_>)| BenchRow {
+        model: model.name.clone(),
+        assumed: fed.assumed.clone(),
+        ..lane.row(batch_of(&fed.feeds))
+    };
     Ok(models.iter().zip(&lanes).map(named).collect())
+}
+
+/// Samples in one inference: the first dimension of the first input.
+fn batch_of(feeds: &[(String, Tensor)]) -> usize {
+    feeds.first().and_then(|(_, t)| t.shape().first().copied()).unwrap_or(1)
 }
 
 /// Times sessions on the same feeds, in turns; the rows have no names.
@@ -79,7 +81,7 @@ pub(crate) fn time_sessions<const N: usize>(
     feeds: &[(String, Tensor)],
     seconds: f64,
 ) -> Result<[BenchRow; N], Error> {
-    let batch = feeds.first().and_then(|(_, t)| t.shape().first().copied()).unwrap_or(1);
+    let batch = batch_of(feeds);
     let mut lanes = sessions.map(|session| Lane::new(session, feeds));
     take_turns(&mut lanes, seconds)?;
     Ok(lanes.map(|lane| lane.row(batch)))
@@ -118,6 +120,7 @@ impl<'a> Lane<'a> {
             model: String::new(),
             batch,
             runs: self.times.len(),
+            assumed: Vec::new(),
             wall_ms: spread(self.times.iter().map(|t| t.0)),
             cpu_ms: spread(self.times.iter().map(|t| t.1)),
         }
@@ -168,30 +171,4 @@ fn spread(times: impl Iterator<Item = Duration>) -> Spread {
     ms.sort_by(f64::total_cmp);
     let at = |q: f64| ms.get(((ms.len().saturating_sub(1)) as f64 * q).round() as usize).copied().unwrap_or(0.0);
     Spread { min: at(0.0), median: at(0.5), p90: at(0.9) }
-}
-
-/// Inputs made up for timing: floats spread over −1 … 1, integers 0 and 1 (valid as ids and as masks). The first free
-/// dimension of each input is the batch, every other one `free`.
-pub fn synthetic_feeds(inputs: &[InputSpec], batch: usize, free: usize) -> Result<Vec<(String, Tensor)>, Error> {
-    let tensor = |spec: &InputSpec| {
-        let size = |(i, d): (usize, &Option<usize>)| d.unwrap_or(if i == 0 { batch } else { free });
-        let shape: Vec<usize> = spec.shape.iter().enumerate().map(size).collect();
-        let mut t = Tensor::zeros(spec.dtype, &shape).map_err(|e| Error::job(e.to_string(), ""))?;
-        let refused = |e: quantal_tensor::TensorError| Error::job(e.to_string(), "");
-        // A fixed linear congruence: the same bytes on every machine.
-        let mut state = 1_u32;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            state >> 8
-        };
-        match spec.dtype {
-            DType::F32 => t.as_mut_slice::<f32>().map_err(refused)?.fill_with(|| next() as f32 / 8_388_608.0 - 1.0),
-            DType::I64 => t.as_mut_slice::<i64>().map_err(refused)?.fill(1),
-            DType::I32 => t.as_mut_slice::<i32>().map_err(refused)?.fill(1),
-            DType::U8 => t.as_mut_slice::<u8>().map_err(refused)?.fill_with(|| next() as u8),
-            _ => {}
-        }
-        Ok((spec.name.clone(), t))
-    };
-    inputs.iter().map(tensor).collect()
 }

@@ -6,6 +6,7 @@
 
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::guard::guarded;
 use crate::judge::{Judge, Outcome};
 use crate::model::Model;
 use crate::quantize::{Quantization, Rewritten};
@@ -29,9 +30,9 @@ pub enum Budget {
 }
 
 impl Budget {
-    fn is_met(self, outcome: &Outcome) -> bool {
+    fn is_met(self, outcome: &Outcome, most: f64) -> bool {
         // A hair of room for the rounding of percentages: 0.5 points are 0.5 points.
-        self.excess(outcome) <= 1e-9 && !too_little(outcome)
+        self.excess(outcome) <= 1e-9 && !too_little(outcome, most)
     }
 
     /// How far beyond the budget: points or decibels.
@@ -57,6 +58,15 @@ pub struct Rung {
     pub met: bool,
 }
 
+/// A recipe that could not be tried.
+#[derive(Clone, Debug, Serialize)]
+pub struct FailedRung {
+    /// What is special about it.
+    pub name: String,
+    /// Why not.
+    pub problem: String,
+}
+
 /// All that was tried.
 #[derive(Clone, Debug, Serialize)]
 pub struct Ladder {
@@ -72,6 +82,9 @@ pub struct Ladder {
     pub doubt: Option<String>,
     /// The rungs, in the order in which they were tried.
     pub rungs: Vec<Rung>,
+    /// Recipes that this model does not allow, or that failed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<FailedRung>,
     /// What would help, in words, if none keeps to the budget.
     pub advice: Vec<String>,
 }
@@ -80,6 +93,12 @@ impl Ladder {
     /// The first rung that keeps to the budget, if there is one.
     pub fn chosen(&self) -> Option<&Rung> {
         self.rungs.iter().rev().find(|r| r.met)
+    }
+
+    /// Whether the last rung leaves too little in integers.
+    fn is_spent(&self) -> bool {
+        let most = self.rungs.first().map_or(0.0, share);
+        self.rungs.last().is_some_and(|r| too_little(&r.outcome, most))
     }
 }
 
@@ -112,11 +131,13 @@ impl<'a> HeldOut<'a> {
 
 /// Samples that sensitivity is measured on.
 const SENSITIVITY_SAMPLES: usize = 32;
-/// The least part of multiply-accumulates in integers: below it the model is no longer an INT8 model.
+/// The least part of multiply-accumulates in integers, of those that run so without a search: below it the model is no
+/// longer an INT8 model.
 const LEAST_INTEGER_SHARE: f64 = 0.5;
 
-fn too_little(outcome: &Outcome) -> bool {
-    outcome.integer_mac_share.is_some_and(|s| s < LEAST_INTEGER_SHARE)
+/// Whether too little runs in integers, where the first recipe brings the part `most` there.
+fn too_little(outcome: &Outcome, most: f64) -> bool {
+    outcome.integer_mac_share.is_some_and(|s| s == 0.0 || s < LEAST_INTEGER_SHARE * most)
 }
 
 /// Climbs the ladder from `start`, or from the fast recipe. Gives the quantization of the first rung that keeps to the
@@ -134,7 +155,7 @@ pub fn quantize_within(
     let picked = data.pick(calibration.samples, calibration.seed);
     let float = Rewritten::of(model, data, picked[0], engine)?;
     let judged_on = held.data.describe();
-    let mut judge = Judge::new(&float.model, held.data, held.members, engine, progress)?;
+    let judge = Judge::new(&float, held.data, held.members, engine, progress)?;
     if matches!(budget, Budget::MaxDrop(_)) && judge.float_top1().is_none() {
         let hint = "give --labels CSV (and the data they belong to with --eval), or use --min-sqnr, which needs none";
         return Err(Error::usage("--max-drop counts right answers, but the samples have no labels", hint));
@@ -146,9 +167,10 @@ pub fn quantize_within(
         float_top1: judge.float_top1(),
         doubt: doubt(budget, judge.len()),
         rungs: Vec::new(),
+        failed: Vec::new(),
         advice: Vec::new(),
     };
-    let mut climb = Climb { float: &float, data, picked: &picked, engine, judge: &mut judge, ladder };
+    let mut climb = Climb { float: &float, data, picked: &picked, engine, judge: &judge, ladder };
     let found = climb.recipes(start, calibration, progress)?;
     let (recipe, prepared) = match found {
         Climbed::There(recipe, made) => return climb.arrive(made, &recipe, progress),
@@ -179,8 +201,13 @@ struct Climb<'a, 'd> {
     data: &'a Dataset,
     picked: &'a [usize],
     engine: Engine,
-    judge: &'a mut Judge<'d>,
+    judge: &'a Judge<'d>,
     ladder: Ladder,
+}
+
+/// The part of multiply-accumulates that a rung brings into integers; all of it where that is not known.
+fn share(rung: &Rung) -> f64 {
+    rung.outcome.integer_mac_share.unwrap_or(1.0)
 }
 
 enum Climbed {
@@ -198,7 +225,7 @@ impl Climb<'_, '_> {
         progress: &mut dyn Progress,
     ) -> Result<bool, Error> {
         let outcome = self.judge.judge(&self.float.with(made.graph.clone()), progress)?;
-        let met = self.ladder.budget.is_met(&outcome);
+        let met = self.ladder.budget.is_met(&outcome, self.ladder.rungs.first().map_or(0.0, share));
         self.ladder.rungs.push(Rung { name, in_float, outcome, met });
         Ok(met)
     }
@@ -216,6 +243,7 @@ impl Climb<'_, '_> {
         }
         let mut tried: Vec<Recipe> = Vec::new();
         let mut best: Option<(f64, Recipe, Prepared)> = None;
+        let mut failure = None;
         let mut next = 0;
         let mut changed = false;
         while next < given.len() {
@@ -224,27 +252,43 @@ impl Climb<'_, '_> {
             recipe.calibration = calibration.clone();
             if !tried.contains(&recipe) {
                 tried.push(recipe.clone());
-                let prepared = self.float.prepare(self.data, self.picked, &recipe, self.engine, progress)?;
-                let made = prepared.quantize(&BTreeMap::new())?;
-                if self.rung(name, Vec::new(), &made, progress)? {
-                    return Ok(Climbed::There(recipe, made));
-                }
-                let outcome = &self.ladder.rungs.last().expect("a rung was just added").outcome;
-                let excess = self.ladder.budget.excess(outcome);
-                if best.as_ref().is_none_or(|b| excess < b.0) {
-                    best = Some((excess, recipe, prepared));
+                let tried = guarded(|| {
+                    let prepared = self.float.prepare(self.data, self.picked, &recipe, self.engine, progress)?;
+                    let made = prepared.quantize(&BTreeMap::new())?;
+                    let met = self.rung(name.clone(), Vec::new(), &made, progress)?;
+                    Ok((prepared, made, met))
+                });
+                match tried {
+                    Ok((_, made, true)) => return Ok(Climbed::There(recipe, made)),
+                    Ok((prepared, _, false)) => {
+                        let outcome = &self.ladder.rungs.last().expect("a rung was just added").outcome;
+                        let excess = self.ladder.budget.excess(outcome);
+                        if best.as_ref().is_none_or(|b| excess < b.0) {
+                            best = Some((excess, recipe, prepared));
+                        }
+                    }
+                    Err(cause) => {
+                        progress.done();
+                        self.ladder.failed.push(FailedRung { name, problem: cause.to_string() });
+                        failure.get_or_insert(cause);
+                    }
                 }
             }
             if next == given.len() && !changed {
                 changed = true;
-                let base = &best.as_ref().expect("at least one recipe was tried").1;
+                // What fails for all of them is no matter of a recipe.
+                let base = match (&best, failure.take()) {
+                    (Some(best), _) => &best.1,
+                    (None, Some(cause)) => return Err(cause),
+                    (None, None) => break,
+                };
                 let worth = variations(base).into_iter().filter(|v| v.may_help);
                 given.extend(
                     worth.map(|Variation { decision, name, recipe, .. }| (format!("{decision}: {name}"), recipe)),
                 );
             }
         }
-        let (_, recipe, prepared) = best.expect("at least one recipe was tried");
+        let (_, recipe, prepared) = best.ok_or_else(|| Error::job("no recipe was tried", ""))?;
         Ok(Climbed::Best(recipe, prepared))
     }
 
@@ -268,7 +312,7 @@ impl Climb<'_, '_> {
         let (mut below, mut n) = (0, 1);
         while n <= ranked.len() {
             let (met, made) = attempt(self, n)?;
-            if self.ladder.rungs.last().is_some_and(|r| too_little(&r.outcome)) {
+            if self.ladder.is_spent() {
                 break;
             }
             if met {
@@ -349,15 +393,16 @@ impl Climb<'_, '_> {
     /// What would help where nothing here did.
     fn advise(&mut self, samples: usize) {
         let (rungs, budget) = (&self.ladder.rungs, self.ladder.budget);
+        let most = rungs.first().map_or(0.0, share);
         let mut advice = Vec::new();
-        if let Some(last) = rungs.last().filter(|r| too_little(&r.outcome)) {
+        if let Some(last) = rungs.last().filter(|_| self.ladder.is_spent()) {
             advice.push(format!(
-                "more nodes in float, by `fallback = true` in a recipe: the search ends at {}, with less than half of the work \
-                 in integers",
+                "more nodes in float, by `fallback = true` in a recipe: the search ends at {}, with less than half of what \
+                 can run in integers left there",
                 nodes(last.in_float.len())
             ));
         }
-        let kept = rungs.iter().filter(|r| !too_little(&r.outcome));
+        let kept = rungs.iter().filter(|r| !too_little(&r.outcome, most));
         if let Some(r) = kept.min_by(|a, b| budget.excess(&a.outcome).total_cmp(&budget.excess(&b.outcome))) {
             advice.push(match (budget, r.outcome.drop) {
                 (Budget::MaxDrop(_), Some(drop)) => format!("a wider budget: `{}` loses {drop:.2} points", r.name),
@@ -436,12 +481,19 @@ mod tests {
     fn a_budget_holds_up_to_its_edge_and_only_for_integer_models() {
         let half = Budget::MaxDrop(0.5);
         // 0.5 points as percentages of counts give them.
-        assert!(half.is_met(&outcome(Some(100.0 * (0.805 - 0.8)), 10.0, 1.0)));
-        assert!(!half.is_met(&outcome(Some(0.51), 40.0, 1.0)));
-        assert!(!half.is_met(&outcome(None, 40.0, 1.0)));
-        assert!(half.is_met(&outcome(Some(-1.0), 10.0, 0.5)) && !half.is_met(&outcome(Some(-1.0), 10.0, 0.49)));
+        assert!(half.is_met(&outcome(Some(100.0 * (0.805 - 0.8)), 10.0, 1.0), 1.0));
+        assert!(!half.is_met(&outcome(Some(0.51), 40.0, 1.0), 1.0));
+        assert!(!half.is_met(&outcome(None, 40.0, 1.0), 1.0));
+        assert!(
+            half.is_met(&outcome(Some(-1.0), 10.0, 0.5), 1.0) && !half.is_met(&outcome(Some(-1.0), 10.0, 0.49), 1.0)
+        );
+        // Where a front end stays in float anyway, half of the rest.
+        assert!(
+            half.is_met(&outcome(Some(-1.0), 10.0, 0.2), 0.3) && !half.is_met(&outcome(Some(-1.0), 10.0, 0.1), 0.3)
+        );
+        assert!(!half.is_met(&outcome(Some(-1.0), 10.0, 0.0), 0.0));
         let db = Budget::MinSqnr(20.0);
-        assert!(db.is_met(&outcome(None, 20.0, 1.0)) && !db.is_met(&outcome(None, 19.9, 1.0)));
+        assert!(db.is_met(&outcome(None, 20.0, 1.0), 1.0) && !db.is_met(&outcome(None, 19.9, 1.0), 1.0));
     }
 
     fn climbed(budget: Budget) -> (Option<Quantization>, Ladder) {

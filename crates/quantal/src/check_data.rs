@@ -17,7 +17,7 @@ use distribution::quantile;
 pub use distribution::{Distribution, FigureRow};
 use problems::within;
 pub use problems::{LEAST_SAMPLES, Problem};
-use quantal_data::{Dataset, SmallCrop};
+use quantal_data::{Dataset, Skipped, SmallCrop};
 use quantal_ir::Graph;
 use quantal_ptq::{Covered, Progress, Recipe, Runs, Sampled, Stream, Tracked};
 use serde::Serialize;
@@ -41,6 +41,9 @@ pub struct DataCheck {
     /// The crop of the images, if it leaves most of them out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub small_crop: Option<SmallCrop>,
+    /// Files in the folder that no sample was read from, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<Skipped>,
     /// What is wrong; empty if the data is fit to calibrate with.
     pub problems: Vec<Problem>,
     /// Number of samples from which nine ranges in ten stay near those of all samples.
@@ -135,6 +138,7 @@ pub fn check_data(
         samples: a.notes.len(),
         against: against.map(|(data, _)| data.describe()),
         small_crop: data.small_crop(),
+        skipped: data.skipped().cloned(),
         problems: Vec::new(),
         enough: enough(&growth),
         growth,

@@ -1,10 +1,9 @@
 //! `quantal compare`: where two models of the same inputs differ, and by how much.
 
+use crate::closeness::Closeness;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::eval::scores;
 use crate::model::Model;
-use crate::quantize::highest;
 use quantal_data::Dataset;
 use quantal_ir::{Dim, Graph, Op, ValueId};
 use quantal_ptq::Progress;
@@ -86,7 +85,7 @@ pub fn compare(
     let (mut run_a, mut run_b) = (session(a, &taps_a)?, session(b, &taps_b)?);
     // `None` until both were seen with one shape: values of unlike models may have names in common.
     let mut layers: Vec<Option<SqnrSums>> = vec![None; pairs.len()];
-    let (mut outputs, mut same) = (SqnrSums::default(), 0);
+    let mut outputs = Closeness::default();
     progress.begin("comparing", Some(samples.len()));
     for sample in data.stream(samples) {
         let feeds = sample?.feeds;
@@ -107,12 +106,7 @@ pub fn compare(
             let (name, x, y) = (name.escape_debug(), x.shape(), y.shape());
             return Err(unlike(format!("output `{name}` has shape {y:?}, that of {} {x:?}", a.name)));
         }
-        for ((_, x), (_, y)) in out_a.iter().zip(&out_b) {
-            if let (Some(x), Some(y)) = (x.get::<f32>(), y.get::<f32>()) {
-                outputs.add(x, y);
-            }
-        }
-        same += usize::from(highest(&scores(&out_a)?) == highest(&scores(&out_b)?));
+        outputs.add(&out_a, &out_b, None)?;
         progress.step();
     }
     progress.done();
@@ -126,8 +120,8 @@ pub fn compare(
         a: a.name.clone(),
         b: b.name.clone(),
         samples: samples.len(),
-        agreement: same as f64 / samples.len().max(1) as f64,
-        output_sqnr_db: outputs.db(),
+        agreement: outputs.agreeing as f64 / samples.len().max(1) as f64,
+        output_sqnr_db: outputs.sums.db(),
         layers: pairs.iter().zip(&layers).filter_map(row).collect(),
     })
 }

@@ -43,6 +43,12 @@ pub enum Error {
     /// The instruction set asked for.
     #[error(transparent)]
     Isa(#[from] UnknownIsa),
+    /// A bug of ours.
+    #[error("internal error: {message}")]
+    Internal {
+        /// What happened.
+        message: String,
+    },
     /// Options that do not go together.
     #[error("{message}")]
     Usage {
@@ -101,6 +107,9 @@ impl Error {
             Self::Usage { hint, .. } => Some((*hint).to_owned()),
             Self::Job { hint, .. } => hint.clone(),
             Self::Isa(_) => Some("unset QUANTAL_ISA to use the best that this CPU has".to_owned()),
+            Self::Internal { .. } => {
+                Some("this is a bug in quantal: please report it with the command and the model".to_owned())
+            }
             Self::Pass(_) | Self::Qdq(_) => None,
         }
     }

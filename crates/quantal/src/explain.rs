@@ -3,6 +3,7 @@
 use crate::budget::HeldOut;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::guard::guarded;
 use crate::judge::{Judge, Outcome};
 use crate::model::Model;
 use crate::quantize::Rewritten;
@@ -64,7 +65,7 @@ pub fn explain(
     progress: &mut dyn Progress,
 ) -> Result<Explanation, Error> {
     let float = Rewritten::of(model, data, data.pick(1, 0)[0], engine)?;
-    let mut judge = Judge::new(&float.model, held.data, held.members, engine, progress)?;
+    let judge = Judge::new(&float, held.data, held.members, engine, progress)?;
     let mut all = Vec::new();
     for name in quantal_ptq::recipe::PRESETS {
         let calibration = base.calibration.clone();
@@ -74,18 +75,26 @@ pub fn explain(
     all.extend(variations(base));
     all.extend(sample_counts(base, data.len()));
     let mut seen: BTreeMap<String, Result<Outcome, String>> = BTreeMap::new();
+    let mut failed = None;
     let mut rows = Vec::new();
     for Variation { decision, name, recipe, .. } in all {
         let key = recipe.to_toml();
         if !seen.contains_key(&key) {
             let picked = data.pick(recipe.calibration.samples, recipe.calibration.seed);
-            let prepared = float.prepare(data, &picked, &recipe, engine, progress);
-            let made = prepared.and_then(|p| Ok(p.quantize(&BTreeMap::new())?));
-            // A decision that this model does not allow is a row of its own, not the end.
-            let outcome = match made {
-                Ok(made) => Ok(judge.judge(&float.with(made.graph), progress)?),
-                Err(e) => Err(e.to_string()),
-            };
+            // Rows are independent: a decision that this model does not allow, or that fails here, is a row of its own.
+            let outcome = guarded(|| {
+                let prepared = float.prepare(data, &picked, &recipe, engine, progress)?;
+                let made = prepared.quantize(&BTreeMap::new())?;
+                judge.judge(&float.with(made.graph), progress)
+            });
+            if outcome.is_err() {
+                progress.done();
+            }
+            let outcome = outcome.map_err(|e| {
+                let text = e.to_string();
+                failed.get_or_insert(e);
+                text
+            });
             seen.insert(key.clone(), outcome);
         }
         let outcome = &seen[&key];
@@ -97,6 +106,12 @@ pub fn explain(
             outcome: outcome.as_ref().ok().cloned(),
             problem: outcome.as_ref().err().cloned(),
         });
+    }
+    // What fails for all of them is no matter of a decision.
+    if rows.iter().all(|r| r.outcome.is_none())
+        && let Some(error) = failed
+    {
+        return Err(error);
     }
     mark_best(&mut rows, judge.len());
     let advice = advice(&rows, judge.len());

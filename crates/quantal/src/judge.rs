@@ -2,14 +2,15 @@
 //! calibration did not see.
 
 use crate::bench::time_sessions;
+use crate::closeness::{floats, highest};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::eval::{rank, scores};
 use crate::model::Model;
-use crate::quantize::{coverage_with_macs, highest};
+use crate::quantize::{Rewritten, coverage_with_macs};
 use quantal_data::Dataset;
 use quantal_ptq::Progress;
-use quantal_runtime::{Mode, Session};
+use quantal_runtime::Mode;
 use quantal_tensor::stats::SqnrSums;
 use serde::Serialize;
 
@@ -39,7 +40,8 @@ pub(crate) struct Judge<'a> {
     data: &'a Dataset,
     members: Vec<usize>,
     engine: Engine,
-    float: Session,
+    /// The rewritten float model, which times are told against.
+    float: &'a Model,
     answers: Vec<Answer>,
 }
 
@@ -56,15 +58,15 @@ const ANSWER_BYTES: usize = 512 << 20;
 const TIMING_SECONDS: f64 = 0.25;
 
 impl<'a> Judge<'a> {
-    /// Runs the float model over the samples of these indices.
+    /// Runs the model as it came over the samples of these indices.
     pub(crate) fn new(
-        float: &Model,
+        float: &'a Rewritten<'_>,
         data: &'a Dataset,
         mut members: Vec<usize>,
         engine: Engine,
         progress: &mut dyn Progress,
     ) -> Result<Self, Error> {
-        let mut session = float.session(Mode::Simulate, engine)?;
+        let mut session = float.original().session(Mode::Simulate, engine)?;
         let (mut answers, mut bytes) = (Vec::with_capacity(members.len()), 0);
         progress.begin("float model", Some(members.len()));
         for sample in data.stream(&members) {
@@ -73,7 +75,7 @@ impl<'a> Judge<'a> {
             let scores = scores(&outputs)?;
             let hit = rank(&scores, &sample)? == Some(0);
             let outputs: Vec<Vec<f32>> =
-                outputs.iter().filter_map(|(_, t)| t.get::<f32>().map(<[f32]>::to_vec)).collect();
+                outputs.iter().filter_map(|(_, t)| floats(t).map(std::borrow::Cow::into_owned)).collect();
             bytes += outputs.iter().map(|o| 4 * o.len()).sum::<usize>();
             answers.push(Answer { outputs, highest: highest(&scores), labelled: sample.label.is_some(), hit });
             progress.step();
@@ -86,7 +88,7 @@ impl<'a> Judge<'a> {
         if members.is_empty() {
             return Err(Error::job("there is no sample left to judge by", "give more samples, or some with --eval"));
         }
-        Ok(Self { data, members, engine, float: session, answers })
+        Ok(Self { data, members, engine, float: &float.model, answers })
     }
 
     /// Number of samples.
@@ -101,15 +103,15 @@ impl<'a> Judge<'a> {
     }
 
     /// Runs a quantized model over the same samples.
-    pub(crate) fn judge(&mut self, model: &Model, progress: &mut dyn Progress) -> Result<Outcome, Error> {
+    pub(crate) fn judge(&self, model: &Model, progress: &mut dyn Progress) -> Result<Outcome, Error> {
         let mut session = model.session(Mode::Integer, self.engine)?;
         let (mut sums, mut same, mut hits, mut changed) = (SqnrSums::default(), 0, 0, 0);
         progress.begin("judging", Some(self.members.len()));
         for (sample, answer) in self.data.stream(&self.members).zip(&self.answers) {
             let sample = sample?;
             let outputs = session.run(&sample.feeds)?;
-            for (a, b) in answer.outputs.iter().zip(outputs.iter().filter_map(|(_, t)| t.get::<f32>())) {
-                sums.add(a, b);
+            for (a, b) in answer.outputs.iter().zip(outputs.iter().filter_map(|(_, t)| floats(t))) {
+                sums.add(a, &b);
             }
             let scores = scores(&outputs)?;
             let hit = rank(&scores, &sample)? == Some(0);
@@ -122,7 +124,8 @@ impl<'a> Judge<'a> {
         let count = self.members.len() as f64;
         let feeds = self.data.sample(self.members[0])?.feeds;
         let coverage = coverage_with_macs(model, &session, &feeds);
-        let [float, integer] = time_sessions([&mut self.float, &mut session], &feeds, TIMING_SECONDS)?;
+        let mut float = self.float.session(Mode::Simulate, self.engine)?;
+        let [float, integer] = time_sessions([&mut float, &mut session], &feeds, TIMING_SECONDS)?;
         let float_top1 = self.float_top1();
         let top1 = float_top1.map(|_| hits as f64 / count);
         Ok(Outcome {

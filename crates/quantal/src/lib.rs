@@ -18,11 +18,13 @@
 pub mod bench;
 mod budget;
 mod check_data;
+mod closeness;
 mod compare;
 mod engine;
 mod error;
 mod eval;
 mod explain;
+mod guard;
 mod inspect;
 mod judge;
 mod model;
@@ -32,8 +34,9 @@ mod quickstart;
 mod run;
 mod sensitivity;
 mod variations;
+mod warnings;
 
-pub use budget::{Budget, HeldOut, Ladder, Rung, quantize_within};
+pub use budget::{Budget, FailedRung, HeldOut, Ladder, Rung, quantize_within};
 pub use check_data::{
     AgainstRow, Classes, DataCheck, Distribution, FigureRow, GrowthRow, LEAST_SAMPLES, Problem, RangeRow, StretchRow,
     check_data,
@@ -51,8 +54,10 @@ pub use quantal_ptq::{IdleOverride, Progress, Recipe, Silent};
 pub use quantal_runtime::{Coverage, Mode, Reason, Session, Status, coverage};
 pub use quantal_tensor::{DType, Tensor, bytes::set_memory_limit};
 pub use quantize::{
-    DecisionRow, EqualizedRow, FallbackRow, Quantization, Report, RoundedRow, SmoothedRow, load_recipe, quantize,
+    DecisionRow, EqualizedRow, FallbackRow, HoleRow, Quantization, Report, RoundedRow, SmoothedRow, load_recipe,
+    quantize,
 };
 pub use quickstart::{Quickstart, quickstart};
 pub use run::run;
 pub use sensitivity::{EffectRow, NodeRow, SensitivityReport, sensitivity};
+pub use warnings::{Warning, of_sizes as size_warning};

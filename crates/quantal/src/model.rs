@@ -6,6 +6,7 @@ use quantal_data::InputSpec;
 use quantal_ir::Graph;
 use quantal_runtime::{Mode, Program, Session};
 use quantal_tensor::{Bytes, Tensor};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ pub struct Model {
     pub graph: Graph,
     /// The file's name, for messages and reports.
     pub name: String,
-    /// Size of the file, external data included where it is known.
+    /// Size of the file and of its external data.
     pub bytes: u64,
 }
 
@@ -24,7 +25,7 @@ impl Model {
     /// Opens a file. Everything but the data of large tensors is read and checked here.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let model = quantal_onnx::Model::open(path)?;
-        let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
+        let bytes = model.total_bytes();
         Self::import(model, shown(path), bytes)
     }
 
@@ -82,11 +83,54 @@ impl Model {
         graph
     }
 
-    /// Writes the model, whole or not at all.
-    pub fn save(&self, path: &Path) -> Result<(), Error> {
+    /// Writes the model, whole or not at all, and gives the size of what was written, external data included. The file is
+    /// read again, its shapes are inferred and it is compiled before it takes its name: one that cannot be loaded is never
+    /// left.
+    ///
+    /// # Errors
+    /// If the file cannot be written, or is found to be no good.
+    pub fn save(&self, path: &Path) -> Result<u64, Error> {
         let proto = quantal_ir::export(&self.graph)?;
-        Ok(quantal_onnx::save(proto, self.graph.source.as_deref(), path)?)
+        let source = self.graph.source.as_deref();
+        let mut bytes = 0;
+        quantal_onnx::save_checked(proto, source, path, |written| {
+            bytes = written.total_bytes();
+            check_written(written, source).map_err(|why| {
+                let message = format!("{}: the model that was made is no good and was not written: {why}", shown(path));
+                Error::job(message, "this is a bug in quantal: please report it with the model")
+            })
+        })?;
+        Ok(bytes)
     }
+}
+
+/// Loads and compiles a model as it was written. Its inputs and outputs must be those of `source`.
+fn check_written(written: quantal_onnx::Model, source: Option<&quantal_onnx::Model>) -> Result<(), String> {
+    if let Some(source) = source {
+        let (was, is) = (interface(source), interface(&written));
+        if was != is {
+            return Err(format!("its inputs and outputs are {is}, not {was}"));
+        }
+    }
+    let bytes = written.total_bytes();
+    let model = Model::import(written, "the written file".to_owned(), bytes).map_err(|e| e.to_string())?;
+    let engine = Engine { isa: quantal_kernels::Isa::PORTABLE, threads: 1 };
+    model.compile(Mode::Integer, engine).map(drop).map_err(|e| e.to_string())
+}
+
+/// Names and element types of what a model is fed and gives, in order. Constants that are inputs too may be either.
+fn interface(model: &quantal_onnx::Model) -> String {
+    let graph = model.graph();
+    let constants: BTreeSet<&str> = graph.initializer.iter().map(|t| &*t.name).collect();
+    let list = |values: &[quantal_onnx::ValueInfoProto], skip: &BTreeSet<&str>| {
+        let one = |v: &quantal_onnx::ValueInfoProto| {
+            let tensor = v.ty.as_ref().and_then(|t| t.tensor_type.as_ref());
+            let dtype = tensor.and_then(|t| quantal_tensor::DType::from_onnx(t.elem_type));
+            format!("`{}` {}", v.name.escape_debug(), dtype.map_or("?", |d| d.name()))
+        };
+        values.iter().filter(|v| !skip.contains(&*v.name)).map(one).collect::<Vec<_>>().join(", ")
+    };
+    format!("({}) -> ({})", list(&graph.input, &constants), list(&graph.output, &BTreeSet::new()))
 }
 
 /// Writes named tensors as an `.npz`, whole or not at all.
@@ -97,4 +141,37 @@ pub fn save_npz(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), Error> 
 /// Writes a text file, whole or not at all.
 pub fn save_text(path: &Path, text: &str) -> Result<(), Error> {
     Ok(quantal_onnx::save_atomic(path, text.as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::quickstart::embedded;
+
+    #[test]
+    fn a_model_that_cannot_be_loaded_is_never_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.onnx");
+        let (model, ..) = embedded().unwrap();
+        let bytes = model.save(&path).unwrap();
+        assert_eq!(bytes, std::fs::metadata(&path).unwrap().len());
+
+        // A node that reads what nothing makes.
+        let mut broken = model.clone();
+        let id = broken.graph.nodes().last().unwrap().0;
+        let lost = broken.graph.add_value("lost", Some(quantal_tensor::DType::F32), None);
+        broken.graph.node_mut(id).inputs[0] = Some(lost);
+        let before = std::fs::read(&path).unwrap();
+        let error = broken.save(&path).unwrap_err();
+        assert!(error.to_string().contains("`lost`") && error.hint().unwrap().contains("bug"), "{error}");
+
+        // An output of another name.
+        let mut renamed = model.clone();
+        let output = renamed.graph.outputs[0];
+        renamed.graph.value_mut(output).name = "other".into();
+        let error = renamed.save(&path).unwrap_err();
+        assert!(error.to_string().contains("`other`"), "{error}");
+
+        assert_eq!(std::fs::read(&path).unwrap(), before, "the file that was there stays");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "and nothing is beside it");
+    }
 }

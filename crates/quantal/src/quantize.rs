@@ -1,17 +1,17 @@
 //! `quantal quantize`: a float model and a sample of data in, a QDQ model that runs in integers out, with the evidence.
 
 use crate::bench::{BenchRow, time_sessions};
+use crate::closeness::{Closeness, add_outputs};
 use crate::engine::Engine;
 use crate::error::{Error, shown};
-use crate::eval::scores;
 use crate::model::Model;
 use crate::prepare::canonical;
-use quantal_data::{Dataset, SmallCrop};
+use crate::warnings::{self, Warning};
+use quantal_data::{Dataset, Sample, Skipped, SmallCrop};
 use quantal_ir::passes::Change;
 use quantal_ir::{Graph, cost};
-use quantal_ptq::calibrate::KEPT_SAMPLES;
 use quantal_ptq::{IdleOverride, Prepared, Progress, Quantized, Recipe, Runs, Stream, Verdict};
-use quantal_runtime::{Coverage, Mode, Session};
+use quantal_runtime::{Coverage, Mode, Session, Status};
 use quantal_tensor::Tensor;
 use quantal_tensor::stats::SqnrSums;
 use serde::Serialize;
@@ -43,6 +43,9 @@ pub struct Report {
     /// The crop of the images, if it leaves most of them out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub small_crop: Option<SmallCrop>,
+    /// Files in the data's folder that no sample was read from, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<Skipped>,
     /// Which of the recipe's overrides change nothing, counted from 0.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub idle_overrides: Vec<IdleOverride>,
@@ -63,7 +66,7 @@ pub struct Report {
     pub integer_mac_share: Option<f64>,
     /// Nodes that run in float, with the reason.
     pub fallbacks: Vec<FallbackRow>,
-    /// How close the outputs are to those of the float model, in decibels, over the first samples.
+    /// How close the outputs are to those of the model as it came, in decibels, over the first samples.
     pub output_sqnr_db: f64,
     /// Number of those samples.
     pub compared: usize,
@@ -73,8 +76,25 @@ pub struct Report {
     pub float_bytes: u64,
     /// Size of the constants in the quantized model.
     pub integer_bytes: u64,
-    /// Time of one inference on a sample, float and integer, taken in turns.
+    /// Time of one inference on a sample, float and integer, taken in turns. Float is the rewritten graph, which is the
+    /// faster one where a batch norm was folded or a quantized model was read.
     pub timing: Option<[BenchRow; 2]>,
+    /// Values in codes that were not finite in samples whose outputs are: left out of their ranges.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub holes: Vec<HoleRow>,
+    /// What speaks against using the model as it is.
+    pub warnings: Vec<Warning>,
+}
+
+/// A value that was not finite in samples whose outputs are.
+#[derive(Clone, Debug, Serialize)]
+pub struct HoleRow {
+    /// The value.
+    pub value: String,
+    /// The first of these samples.
+    pub sample: String,
+    /// Number of these samples.
+    pub samples: usize,
 }
 
 /// What was decided about one node.
@@ -135,7 +155,7 @@ pub struct FallbackRow {
 }
 
 /// Samples on which the outputs of both models are compared.
-const EVIDENCE_SAMPLES: usize = KEPT_SAMPLES;
+const EVIDENCE_SAMPLES: usize = 32;
 /// Seconds that each of the two models is timed.
 const TIMING_SECONDS: f64 = 0.25;
 /// Below this a rewrite has changed what the model computes; rounding alone stays far above.
@@ -165,12 +185,19 @@ pub(crate) struct Rewritten<'a> {
 }
 
 impl<'a> Rewritten<'a> {
-    /// Rewrites a model, and checks on one sample that it computes what it did.
+    /// Rewrites a model, and checks on one sample that it computes what it did. Weights that are not finite are named
+    /// first: no sample is to blame for them.
     pub(crate) fn of(original: &'a Model, data: &Dataset, sample: usize, engine: Engine) -> Result<Self, Error> {
+        quantal_ptq::check_weights(&original.graph)?;
         let (graph, changes) = canonical(&original.graph, engine.isa)?;
         let model = Model { graph, ..original.clone() };
         check_rewrites(original, &model, data, sample, engine)?;
         Ok(Self { original, model, changes })
+    }
+
+    /// The model as it came: what every report is told against.
+    pub(crate) fn original(&self) -> &'a Model {
+        self.original
     }
 
     /// The model of a quantized graph.
@@ -207,11 +234,11 @@ impl<'a> Rewritten<'a> {
         progress: &mut dyn Progress,
     ) -> Result<Quantization, Error> {
         let integer = self.with(made.graph);
-        let mut sessions = [self.model.session(Mode::Simulate, engine)?, integer.session(Mode::Integer, engine)?];
         let evidence = &picked[..picked.len().min(EVIDENCE_SAMPLES)];
-        let (output_sqnr_db, agreeing) =
-            compare_outputs(&mut sessions, &made.calibration.outputs, data, evidence, progress)?;
+        let mut sessions = [self.original.session(Mode::Simulate, engine)?, integer.session(Mode::Integer, engine)?];
+        let close = compare_outputs(&mut sessions, data, evidence, progress)?;
         let feeds = data.sample(picked[0])?.feeds;
+        sessions[0] = self.model.session(Mode::Simulate, engine)?;
         let [float_time, integer_time] = time_sessions(sessions.each_mut(), &feeds, TIMING_SECONDS)?;
         let coverage = coverage_with_macs(&integer, &sessions[1], &feeds);
         let mut passes = BTreeMap::new();
@@ -253,13 +280,19 @@ impl<'a> Rewritten<'a> {
             nearest: r.nearest,
             chosen: r.chosen,
         });
+        let holes = made.calibration.holes.iter().map(|(name, hole)| HoleRow {
+            value: name.escape_debug().to_string(),
+            sample: hole.sample.clone(),
+            samples: hole.samples,
+        });
         let named = |row: BenchRow, name: &str| BenchRow { model: name.to_owned(), ..row };
-        let report = Report {
+        let mut report = Report {
             model: self.original.name.clone(),
             recipe: recipe.clone(),
             data: data.describe(),
             samples: made.calibration.samples,
             small_crop: data.small_crop(),
+            skipped: data.skipped().cloned(),
             idle_overrides: quantal_ptq::idle_overrides(&made.float, recipe)?,
             passes,
             decisions: decisions.collect(),
@@ -270,13 +303,17 @@ impl<'a> Rewritten<'a> {
             rounded: rounded.collect(),
             integer_mac_share: coverage.integer_mac_share(),
             fallbacks: fallbacks.collect(),
-            output_sqnr_db,
-            compared: evidence.len(),
-            agreeing,
+            output_sqnr_db: close.sums.db(),
+            compared: close.samples,
+            agreeing: close.agreeing,
             float_bytes: self.original.bytes,
             integer_bytes: constant_bytes(&integer),
             timing: Some([named(float_time, "float"), named(integer_time, "integer")]),
+            holes: holes.collect(),
+            warnings: Vec::new(),
         };
+        let integer_nodes = coverage.count(|s| matches!(s, Status::Integer { .. }));
+        report.warnings = warnings::of_report(&report, integer_nodes);
         Ok(Quantization { model: integer, coverage, report })
     }
 }
@@ -296,16 +333,17 @@ fn check_rewrites(before: &Model, after: &Model, data: &Dataset, sample: usize, 
     let feeds = data.sample(sample)?.feeds;
     let outputs = |m: &Model| Ok::<_, Error>(m.session(Mode::Simulate, engine)?.run(&feeds)?);
     let (a, b) = (outputs(before)?, outputs(after)?);
-    for ((name, a), (_, b)) in a.iter().zip(&b) {
-        let (Some(a), Some(b)) = (a.get::<f32>(), b.get::<f32>()) else { continue };
+    // A model that was quantized before loses its own rounding when that is taken out.
+    if before.graph.nodes().any(|(_, n)| n.op.quant_class() == quantal_ir::QuantClass::Quant) {
+        return Ok(());
+    }
+    for (a, b) in a.chunks(1).zip(b.chunks(1)) {
         let mut sums = SqnrSums::default();
-        sums.add(a, b);
-        // A model that was quantized before loses its own rounding when that is taken out.
-        let was_quantized = before.graph.nodes().any(|(_, n)| n.op.quant_class() == quantal_ir::QuantClass::Quant);
-        if sums.db() < LEAST_REWRITE_SQNR_DB && !was_quantized {
+        add_outputs(&mut sums, a, b);
+        if sums.db() < LEAST_REWRITE_SQNR_DB {
             let text = format!(
                 "the rewrites before quantization changed output `{}` ({:.1} dB)",
-                name.escape_debug(),
+                a[0].0.escape_debug(),
                 sums.db()
             );
             return Err(Error::job(text, "this is a bug in quantal: please report it with the model"));
@@ -314,39 +352,22 @@ fn check_rewrites(before: &Model, after: &Model, data: &Dataset, sample: usize, 
     Ok(())
 }
 
-/// SQNR of the outputs in decibels, and the number of samples whose highest score is the same. `known` are the float
-/// outputs of the first samples.
-fn compare_outputs(
-    [float, integer]: &mut [Session; 2],
-    known: &[Vec<Tensor>],
+/// How close the outputs of the second session are to those of the first.
+pub(crate) fn compare_outputs(
+    [reference, other]: &mut [Session; 2],
     data: &Dataset,
     samples: &[usize],
     progress: &mut dyn Progress,
-) -> Result<(f64, usize), Error> {
-    let (mut sums, mut same) = (SqnrSums::default(), 0);
+) -> Result<Closeness, Error> {
+    let mut close = Closeness::default();
     progress.begin("comparing", Some(samples.len()));
-    for (i, sample) in data.stream(samples).enumerate() {
-        let feeds = sample?.feeds;
-        let b = integer.run(&feeds)?;
-        let a = match known.get(i) {
-            Some(outputs) => b.iter().zip(outputs).map(|((name, _), x)| (name.clone(), x.clone())).collect(),
-            None => float.run(&feeds)?,
-        };
-        for ((_, a), (_, b)) in a.iter().zip(&b) {
-            if let (Some(a), Some(b)) = (a.get::<f32>(), b.get::<f32>()) {
-                sums.add(a, b);
-            }
-        }
-        same += usize::from(highest(&scores(&a)?) == highest(&scores(&b)?));
+    for sample in data.stream(samples) {
+        let Sample { feeds, label, .. } = sample?;
+        close.add(&reference.run(&feeds)?, &other.run(&feeds)?, label)?;
         progress.step();
     }
     progress.done();
-    Ok((sums.db(), same))
-}
-
-/// The index of the highest score, the first of equals.
-pub(crate) fn highest(scores: &[f32]) -> usize {
-    (0..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best })
+    Ok(close)
 }
 
 fn constant_bytes(model: &Model) -> u64 {
@@ -354,6 +375,9 @@ fn constant_bytes(model: &Model) -> u64 {
     let held = model.graph.values().filter(|(v, _)| !uses.readers(*v).is_empty());
     held.filter_map(|(_, v)| v.constant.as_ref()).map(|t| t.bytes().len() as u64).sum()
 }
+
+/// The most that a recipe may take: one with an override for each of 10,000 nodes has less than 2 MiB.
+const RECIPE_BYTES: u64 = 16 << 20;
 
 /// The recipe that an argument means: the name of a built-in one, or the path of a TOML file.
 pub fn load_recipe(argument: &str) -> Result<Recipe, Error> {
@@ -364,7 +388,6 @@ pub fn load_recipe(argument: &str) -> Result<Recipe, Error> {
     if !path.exists() {
         return Err(quantal_ptq::Error::UnknownPreset { name: argument.to_owned() }.into());
     }
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Error::job(format!("cannot read the recipe {}: {e}", shown(path)), "give a TOML file"))?;
+    let text = quantal_data::read_text(path, "the recipe", RECIPE_BYTES)?;
     Recipe::from_toml(&text).map_err(|cause| Error::Recipe { path: shown(path), cause })
 }

@@ -3,10 +3,11 @@
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::model::Model;
-use crate::quantize::Rewritten;
+use crate::quantize::{Rewritten, compare_outputs};
 use quantal_data::Dataset;
 use quantal_ir::cost;
 use quantal_ptq::{Effect, Progress, Recipe, Runs, Stream};
+use quantal_runtime::Mode;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -23,7 +24,7 @@ pub struct SensitivityReport {
     pub samples: usize,
     /// Top-1 of the float model on them, if all have labels, 0 to 1.
     pub float_top1: Option<f64>,
-    /// Everything quantized.
+    /// Everything quantized, against the model as it came.
     pub all: EffectRow,
     /// A row for each node that runs in integers by itself, the most harmful first.
     pub nodes: Vec<NodeRow>,
@@ -32,7 +33,8 @@ pub struct SensitivityReport {
 /// What a choice does to the outputs.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct EffectRow {
-    /// SQNR of the outputs against float, in decibels; infinite if nothing changes (`null` in JSON).
+    /// SQNR of the outputs in decibels, against the model as it came where everything is quantized, else against its float
+    /// graph; infinite if nothing changes (`null` in JSON).
     pub sqnr_db: f64,
     /// Top-1, if all samples have labels, 0 to 1.
     pub top1: Option<f64>,
@@ -71,6 +73,9 @@ pub fn sensitivity(
     let samples = || -> Stream<'_> { Box::new(data.stream(members)) };
     let mut runs = Runs { samples: &samples, isa: engine.isa, threads: engine.threads, progress };
     let found = quantal_ptq::sensitivity(&prepared, &quantized, &mut runs)?;
+    let integer = float.with(quantized.graph.clone());
+    let mut sessions = [model.session(Mode::Simulate, engine)?, integer.session(Mode::Integer, engine)?];
+    let close = compare_outputs(&mut sessions, data, members, progress)?;
     let labelled = found.labelled == found.samples;
     let top1 = |hits: usize| labelled.then(|| hits as f64 / found.samples as f64);
     let row = |e: &Effect| EffectRow { sqnr_db: e.sums.db(), top1: top1(e.hits) };
@@ -98,8 +103,8 @@ pub fn sensitivity(
         recipe: recipe.clone(),
         data: data.describe(),
         samples: found.samples,
-        float_top1: top1(found.float_hits),
-        all: row(&found.all),
+        float_top1: top1(close.hits[0]),
+        all: EffectRow { sqnr_db: close.sums.db(), top1: top1(close.hits[1]) },
         nodes,
     })
 }

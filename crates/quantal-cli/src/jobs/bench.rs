@@ -5,7 +5,8 @@ use crate::args::{BenchArgs, BenchWhat, KernelsArgs};
 use crate::{limits, printer};
 use quantal::bench::kernels::{self, KernelBench, ProblemRow, SLOWEST_PICK};
 use quantal::bench::profile::{Profile, StepRow, profile, trace};
-use quantal::bench::{BenchOptions, BenchRow, PeakRow};
+use quantal::bench::{Assumed, BenchRow, Fed, PeakRow, Sizes, synthetic_feeds};
+use quantal::data::{DataSpec, Dataset, Preprocess, feeds_from_arrays, npz, shown};
 use quantal::{Engine, Error, Model};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -54,17 +55,48 @@ pub(super) fn bench(a: &BenchArgs, as_json: bool) -> Result<String, Error> {
     let inputs: Vec<&Path> = a.models.iter().map(PathBuf::as_path).collect();
     paths::check_outputs(&inputs, &[a.trace.as_deref()])?;
     let models = a.models.iter().map(|p| Model::open(p)).collect::<Result<Vec<_>, _>>()?;
-    let options = BenchOptions { batch: a.batch as usize, free: FREE, seconds: a.seconds };
+    let fed = feeds(a, &models)?;
+    let models: Vec<(Model, Fed)> = models.into_iter().zip(fed).collect();
     if !a.profile && a.trace.is_none() {
-        let report = Measured::new(engine, Times { results: quantal::bench::bench(&models, engine, options)? });
+        let report = Measured::new(engine, Times { results: quantal::bench::bench(&models, engine, a.seconds)? });
         return Ok(if as_json { json(&report) } else { times(&report) });
     }
-    let profiles = models.iter().map(|m| profile(m, engine, options)).collect::<Result<Vec<_>, _>>()?;
+    let profiles = models.iter().map(|(m, fed)| profile(m, fed, engine, a.seconds)).collect::<Result<Vec<_>, _>>()?;
     if let Some(path) = &a.trace {
         quantal::save_text(path, &json(&trace(&profiles)))?;
     }
     let report = Measured::new(engine, Profiles { profiles });
     Ok(if as_json { json(&report) } else { profile_text(&report) })
+}
+
+/// What each model is fed: what was given, or what is made up.
+fn feeds(a: &BenchArgs, models: &[Model]) -> Result<Vec<Fed>, Error> {
+    let sizes = Sizes::new(a.sizes.iter().cloned());
+    sizes.check(models)?;
+    let preprocess = a.preprocess.as_deref().map(Preprocess::from_argument).transpose()?;
+    let assumed = Assumed { batch: a.batch as usize, free: FREE };
+    let of = |(model, path): (&Model, &PathBuf)| {
+        let Some(data) = &a.data else { return synthetic_feeds(model, &sizes, assumed) };
+        let feeds = if data.is_file() && data.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz")) {
+            feeds_from_arrays(&shown(data), &npz::read_npz(data)?, &model.inputs()?)?
+        } else {
+            let beside = path.with_file_name("tokenizer.json");
+            let tokenizer = beside.is_file().then_some(beside);
+            let spec =
+                DataSpec { path: data.clone(), preprocess: preprocess.clone(), tokenizer, ..DataSpec::default() };
+            Dataset::open(&spec, &model.inputs()?)?.sample(0)?.feeds
+        };
+        Ok(Fed { feeds, assumed: Vec::new() })
+    };
+    models.iter().zip(&a.models).map(of).collect()
+}
+
+/// The sizes that were made up, a line where there are any.
+fn assumed(model: &str, sizes: &[String]) -> String {
+    if sizes.is_empty() {
+        return String::new();
+    }
+    format!("{model}: free sizes taken as {} (--size NAME=N or --data gives others)\n", sizes.join(", "))
 }
 
 fn bench_kernels(a: &KernelsArgs, as_json: bool) -> Result<String, Error> {
@@ -96,6 +128,7 @@ fn bench_kernels(a: &KernelsArgs, as_json: bool) -> Result<String, Error> {
 fn times(b: &Measured<Times>) -> String {
     let mut text = b.machine();
     let results = &b.results.results;
+    text.extend(results.iter().map(|r| assumed(&r.model, &r.assumed)));
     let width = results.iter().map(|r| r.model.chars().count()).max().unwrap_or(0).max(5);
     let _ = writeln!(text, "{:width$}  wall ms: min  median     p90   cpu ms: min   runs", "model");
     for r in results {
@@ -126,6 +159,7 @@ fn profile_text(b: &Measured<Profiles>) -> String {
             "\n{}: a run takes {:.3} ms (least {:.3}), its steps {:.3} ms; medians of {} runs, batch {}",
             p.model, p.wall_ms.median, p.wall_ms.min, p.steps_ms, p.runs, p.batch
         );
+        t += &assumed(&p.model, &p.assumed);
         t += &peaks_text(&p.peaks);
         let column = |of: fn(&StepRow) -> usize| p.steps.iter().map(of).max().unwrap_or(0);
         let kernel = column(|s| s.kernel.len()).max(6);

@@ -35,7 +35,7 @@ fn table(e: &Explanation) -> String {
         let _ = write!(t, " {}{} {:28} ", mark(r.is_base, '='), mark(r.best, '*'), r.choice);
         let _ = match (&r.outcome, &r.problem) {
             (Some(o), _) => writeln!(t, "{}", text::outcome(o)),
-            (None, problem) => writeln!(t, "  {}", problem.as_deref().unwrap_or_default()),
+            (None, problem) => writeln!(t, "  failed: {}", problem.as_deref().unwrap_or_default()),
         };
     }
     let _ = writeln!(t, "\n{}", e.advice);

@@ -43,7 +43,7 @@ pub(super) fn quantize(a: &QuantizeArgs, as_json: bool) -> Result<String, Error>
             (made, Some(ladder))
         }
     };
-    let Some(made) = made else {
+    let Some(mut made) = made else {
         let ladder = ladder.expect("a search alone can find nothing");
         // What was tried is worth a look; a reader who left has seen enough of it.
         let text = if as_json { json(&serde_json::json!({ "ladder": ladder })) } else { table(&ladder) };
@@ -61,8 +61,8 @@ pub(super) fn quantize(a: &QuantizeArgs, as_json: bool) -> Result<String, Error>
     if let Some(path) = &a.save_recipe {
         quantal::save_text(path, &made.report.recipe.to_toml())?;
     }
-    made.model.save(&output)?;
-    let output_bytes = std::fs::metadata(&output).map_or(0, |m| m.len());
+    let output_bytes = made.model.save(&output)?;
+    made.report.warnings.extend(quantal::size_warning(made.report.float_bytes, output_bytes));
     let unlabelled = evaluation.as_ref().map_or(0, Dataset::unlabelled);
     let (report, preprocess) = (&made.report, a.data.preprocess.as_deref());
     let summary = text::Summary { report, output: shown(&output), output_bytes, accuracy, preprocess, unlabelled };
@@ -120,6 +120,9 @@ fn table(ladder: &Ladder) -> String {
         let o = &r.outcome;
         let met = if r.met { "-->" } else { "   " };
         let _ = writeln!(t, "{met} {}   {}", text::outcome(o), r.name);
+    }
+    for f in &ladder.failed {
+        let _ = writeln!(t, "    {}: failed: {}", f.name, f.problem);
     }
     if let Some(rung) = ladder.chosen().filter(|r| !r.in_float.is_empty()) {
         let _ = writeln!(t, "left in float: {}", rung.in_float.join(", "));

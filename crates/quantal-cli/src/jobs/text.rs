@@ -1,6 +1,6 @@
 //! Results as people read them.
 
-use quantal::data::SmallCrop;
+use quantal::data::{Skipped, SmallCrop};
 use quantal::{Comparison, Coverage, Engine, Evaluation, Inspection, Outcome, Quickstart, Report, Status};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -180,6 +180,13 @@ pub(super) fn small_crop(c: &SmallCrop, preprocess: Option<&str>) -> String {
     )
 }
 
+/// A note about files in the data's folder that no sample was read from.
+pub(super) fn skipped(s: Option<&Skipped>) -> String {
+    let Some(s) = s else { return String::new() };
+    let (files, kinds) = (if s.count == 1 { "file" } else { "files" }, s.extensions.join(", "));
+    format!("note: {} {files} of other kinds ({kinds}) were left out, the first: {}\n", s.count, s.first)
+}
+
 pub(super) fn summary(s: &Summary<'_>) -> String {
     let r = s.report;
     let mut t = format!("{}  ->  {}\n", r.model, s.output);
@@ -196,6 +203,15 @@ pub(super) fn summary(s: &Summary<'_>) -> String {
         let _ = writeln!(t, "note: `overrides[{i}]`, for `{node}`, changes nothing in this model: {why}");
     }
     t += &r.small_crop.as_ref().map_or_else(String::new, |crop| small_crop(crop, s.preprocess));
+    t += &skipped(r.skipped.as_ref());
+    for h in &r.holes {
+        let more = if h.samples > 1 { format!(" and {} more samples", h.samples - 1) } else { String::new() };
+        let (value, sample) = (&h.value, h.sample.escape_debug());
+        let _ = writeln!(
+            t,
+            "note: `{value}` is not finite in sample `{sample}`{more}, but all outputs are: left out of its range"
+        );
+    }
     t += &passes(r);
     t += &rearranged(r);
     t += &rounding(r);
@@ -206,6 +222,9 @@ pub(super) fn summary(s: &Summary<'_>) -> String {
         t += &accuracy(float, integer, s.unlabelled);
     }
     t += &speed(r);
+    for w in &r.warnings {
+        let _ = writeln!(t, "warning: {}\n         {}", w.what, w.advice);
+    }
     t
 }
 

@@ -1,7 +1,7 @@
 //! `quantal bench --profile`: where the time of one inference goes, step by step; and as a trace.
 
 use super::peak::{PeakRow, Peaks};
-use super::{BenchOptions, Spread, spread, synthetic_feeds};
+use super::{Fed, Spread, batch_of, spread};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::model::Model;
@@ -18,6 +18,9 @@ pub struct Profile {
     pub model: String,
     /// Samples in one inference.
     pub batch: usize,
+    /// Sizes of inputs that were made up, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub assumed: Vec<String>,
     /// Inferences profiled.
     pub runs: usize,
     /// Wall-clock time of one inference that is not profiled, in turns with those that are, in milliseconds.
@@ -89,23 +92,23 @@ pub struct KindRow {
 
 const FEWEST_RUNS: usize = 3;
 
-/// Profiles a model for `options.seconds`.
+/// Profiles a model for `seconds` on what it is fed.
 ///
 /// # Errors
-/// If the model does not compile or run, or wants inputs that cannot be made up.
-pub fn profile(model: &Model, engine: Engine, options: BenchOptions) -> Result<Profile, Error> {
+/// If the model does not compile or run.
+pub fn profile(model: &Model, fed: &Fed, engine: Engine, seconds: f64) -> Result<Profile, Error> {
     let mut session = model.session(Mode::Integer, engine)?;
-    let feeds = synthetic_feeds(&model.inputs()?, options.batch, options.free)?;
+    let feeds = &fed.feeds;
     for _ in 0..2 {
-        session.run(&feeds)?;
+        session.run(feeds)?;
     }
-    let budget = Duration::from_secs_f64(options.seconds.max(0.0));
+    let budget = Duration::from_secs_f64(seconds.max(0.0));
     let (start, mut plain, mut runs) = (Instant::now(), Vec::new(), Vec::new());
     while runs.len() < FEWEST_RUNS || start.elapsed() < budget {
         let once = Instant::now();
-        session.run(&feeds)?;
+        session.run(feeds)?;
         plain.push(once.elapsed());
-        runs.push(session.run_profiled(&feeds)?.1);
+        runs.push(session.run_profiled(feeds)?.1);
     }
     let threads = Threads::new(engine.threads);
     let mut peaks = Peaks::new(engine.isa, &threads);
@@ -116,7 +119,8 @@ pub fn profile(model: &Model, engine: Engine, options: BenchOptions) -> Result<P
     }
     Ok(Profile {
         model: model.name.clone(),
-        batch: options.batch,
+        batch: batch_of(feeds),
+        assumed: fed.assumed.clone(),
         runs: runs.len(),
         wall_ms: spread(plain.into_iter()),
         steps_ms: all / 1e3,

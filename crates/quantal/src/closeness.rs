@@ -1,0 +1,63 @@
+//! How close the outputs of two models are. The reference is the model as it came, run as it came: a rewritten one would
+//! hide what the rewrite did.
+
+use crate::error::Error;
+use crate::eval::scores;
+use quantal_tensor::Tensor;
+use quantal_tensor::stats::SqnrSums;
+use std::borrow::Cow;
+
+/// What the outputs of samples add up to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Closeness {
+    /// Of all float outputs.
+    pub(crate) sums: SqnrSums,
+    /// Samples whose highest score is the same.
+    pub(crate) agreeing: usize,
+    /// Samples whose label has the highest score: of the reference, and of the other model.
+    pub(crate) hits: [usize; 2],
+    /// Samples.
+    pub(crate) samples: usize,
+}
+
+impl Closeness {
+    /// Adds the outputs of one sample: those of the reference, and those of the other model.
+    pub(crate) fn add(
+        &mut self,
+        reference: &[(String, Tensor)],
+        other: &[(String, Tensor)],
+        label: Option<u32>,
+    ) -> Result<(), Error> {
+        add_outputs(&mut self.sums, reference, other);
+        let answers = [highest(&scores(reference)?), highest(&scores(other)?)];
+        self.agreeing += usize::from(answers[0] == answers[1]);
+        for (hits, answer) in self.hits.iter_mut().zip(answers) {
+            *hits += usize::from(label.is_some_and(|label| label as usize == answer));
+        }
+        self.samples += 1;
+        Ok(())
+    }
+}
+
+/// Adds each float output of one sample.
+pub(crate) fn add_outputs(sums: &mut SqnrSums, reference: &[(String, Tensor)], other: &[(String, Tensor)]) {
+    for ((_, a), (_, b)) in reference.iter().zip(other) {
+        if let (Some(a), Some(b)) = (floats(a), floats(b)) {
+            sums.add(&a, &b);
+        }
+    }
+}
+
+/// The elements of a tensor of any float type.
+pub(crate) fn floats(tensor: &Tensor) -> Option<Cow<'_, [f32]>> {
+    match tensor.get::<f32>() {
+        Some(values) => Some(Cow::Borrowed(values)),
+        None if tensor.dtype().is_float() => tensor.to_f32_vec().map(Cow::Owned),
+        None => None,
+    }
+}
+
+/// The index of the highest score, the first of equals.
+pub(crate) fn highest(scores: &[f32]) -> usize {
+    (0..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best })
+}
