@@ -40,6 +40,10 @@ fn main() -> ExitCode {
     };
     // A panic is a bug of ours, whatever the input; the user gets one clear message all the same.
     std::panic::set_hook(Box::new(|info| {
+        // A scope says again what one of its threads has said.
+        if info.payload().downcast_ref::<&str>() == Some(&"a scoped thread panicked") {
+            return;
+        }
         if let (Some(at), Ok(mut place)) = (info.location(), PANIC_AT.lock()) {
             *place = format!("{}:{}", at.file(), at.line());
         }

@@ -152,3 +152,20 @@ fn a_check_passes_where_there_is_nothing_else_to_pick() {
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(text.contains("2 shapes; the slowest pick takes 1.00 times as long as the best"), "{text}");
 }
+
+#[test]
+fn what_was_assumed_is_said_and_sizes_and_data_take_its_place() {
+    let row = |args: &[&str]| {
+        let all = [&["bench", MODEL, "--seconds", "0", "--threads", "1", "--json"], args].concat();
+        json(&quantal(&all))["results"][0].clone()
+    };
+    let free = row(&[]);
+    let assumed = free["assumed"][0].as_str().expect("the batch is free").to_owned();
+    let (name, size) = assumed.split_once(" = ").expect("a name and a size");
+    assert_eq!((size, free["batch"].as_u64()), ("1", Some(1)));
+    assert_eq!(row(&["--batch", "3"])["batch"], 3);
+    let given = row(&["--size", &format!("{name}=2")]);
+    assert_eq!((given["batch"].as_u64(), given.get("assumed")), (Some(2), None));
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../quantal/assets/quickstart-calibration-images.idx3-ubyte.gz");
+    assert_eq!(row(&["--data", data]).get("assumed"), None);
+}

@@ -170,6 +170,7 @@ fn a_search_that_is_met_stops_there_and_says_what_it_took() {
     // A third of 250 digits is held out: calibration has to do with the rest.
     assert_eq!((&made["ladder"]["samples"], &made["samples"]), (&Value::from(83), &Value::from(167)));
     let kept = std::fs::read_to_string(recipe).expect("the recipe was written");
+    assert!(list(&made["warnings"]).iter().all(|w| w["kind"] != "noise"), "{}", made["warnings"]);
     assert!(kept.contains("kind = \"min_max\"") && kept.contains("samples = 167"), "{kept}");
     assert!(Path::new(out).is_file());
 }

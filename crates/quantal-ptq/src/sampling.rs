@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::observer::{NotFinite, Range, Statistics, mixed, surveyed};
 use crate::place::{Group, place};
 use crate::recipe::Recipe;
-use crate::watch::{Runs, Seen};
+use crate::watch::{Hole, Runs, Seen};
 use quantal_ir::{Graph, ValueId};
 use quantal_kernels::Isa;
 use quantal_kernels::float::survey;
@@ -61,6 +61,8 @@ pub struct Sampled {
     pub classes: usize,
     /// For each encoding the share of values that are not covered, 0 to 1; empty where nothing was given to cover.
     pub clipped: Vec<f64>,
+    /// Values that were not finite in samples whose outputs are.
+    pub holes: BTreeMap<ValueId, Hole>,
     parts: Vec<BTreeMap<ValueId, Statistics>>,
 }
 
@@ -127,6 +129,7 @@ pub fn sample(graph: &Graph, tracked: &[Tracked], covered: &[Covered], runs: &mu
         answers: vec![None; samples],
         classes: 0,
         clipped: Vec::new(),
+        holes: looked.holes,
         parts: vec![BTreeMap::new(); PARTS.min(samples)],
     };
     let mut counts = vec![[0_u64; 2]; covered.len()];

@@ -11,7 +11,7 @@ mod stretch;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::model::Model;
-use crate::quantize::Rewritten;
+use crate::quantize::{HoleRow, Rewritten};
 pub use classes::Classes;
 use distribution::quantile;
 pub use distribution::{Distribution, FigureRow};
@@ -44,6 +44,9 @@ pub struct DataCheck {
     /// Files in the folder that no sample was read from, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped: Option<Skipped>,
+    /// Values that were not finite in samples whose outputs are: left out of ranges.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub holes: Vec<HoleRow>,
     /// What is wrong; empty if the data is fit to calibrate with.
     pub problems: Vec<Problem>,
     /// Number of samples from which nine ranges in ten stay near those of all samples.
@@ -139,6 +142,7 @@ pub fn check_data(
         against: against.map(|(data, _)| data.describe()),
         small_crop: data.small_crop(),
         skipped: data.skipped().cloned(),
+        holes: a.sampled.holes.iter().map(|(&v, hole)| HoleRow::of(&graph.value(v).name, hole)).collect(),
         problems: Vec::new(),
         enough: enough(&growth),
         growth,

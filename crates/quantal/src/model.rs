@@ -97,7 +97,10 @@ impl Model {
             bytes = written.total_bytes();
             check_written(written, source).map_err(|why| {
                 let message = format!("{}: the model that was made is no good and was not written: {why}", shown(path));
-                Error::job(message, "this is a bug in quantal: please report it with the model")
+                // A lack of memory is no bug.
+                let hint = why.hint().filter(|hint| hint.contains("memory"));
+                let bug = "this is a bug in quantal: please report it with the model";
+                Error::job(message, hint.as_deref().unwrap_or(bug))
             })
         })?;
         Ok(bytes)
@@ -105,17 +108,17 @@ impl Model {
 }
 
 /// Loads and compiles a model as it was written. Its inputs and outputs must be those of `source`.
-fn check_written(written: quantal_onnx::Model, source: Option<&quantal_onnx::Model>) -> Result<(), String> {
+fn check_written(written: quantal_onnx::Model, source: Option<&quantal_onnx::Model>) -> Result<(), Error> {
     if let Some(source) = source {
         let (was, is) = (interface(source), interface(&written));
         if was != is {
-            return Err(format!("its inputs and outputs are {is}, not {was}"));
+            return Err(Error::job(format!("its inputs and outputs are {is}, not {was}"), ""));
         }
     }
     let bytes = written.total_bytes();
-    let model = Model::import(written, "the written file".to_owned(), bytes).map_err(|e| e.to_string())?;
+    let model = Model::import(written, "the written file".to_owned(), bytes)?;
     let engine = Engine { isa: quantal_kernels::Isa::PORTABLE, threads: 1 };
-    model.compile(Mode::Integer, engine).map(drop).map_err(|e| e.to_string())
+    model.compile(Mode::Integer, engine).map(drop)
 }
 
 /// Names and element types of what a model is fed and gives, in order. Constants that are inputs too may be either.

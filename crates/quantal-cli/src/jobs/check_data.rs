@@ -51,6 +51,7 @@ fn report(c: &DataCheck, asked: usize, a: &CheckDataArgs) -> String {
     t += "\n";
     t += &c.small_crop.as_ref().map_or_else(String::new, |c| text::small_crop(c, a.data.preprocess.as_deref()));
     t += &text::skipped(c.skipped.as_ref());
+    t += &text::holes(&c.holes);
     if c.problems.is_empty() {
         t += "no problem found: fit to calibrate with\n";
     }

@@ -1,7 +1,7 @@
 //! Results as people read them.
 
 use quantal::data::{Skipped, SmallCrop};
-use quantal::{Comparison, Coverage, Engine, Evaluation, Inspection, Outcome, Quickstart, Report, Status};
+use quantal::{Comparison, Coverage, Engine, Evaluation, HoleRow, Inspection, Outcome, Quickstart, Report, Status};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -180,6 +180,20 @@ pub(super) fn small_crop(c: &SmallCrop, preprocess: Option<&str>) -> String {
     )
 }
 
+/// A note for each value that was not finite everywhere.
+pub(super) fn holes(rows: &[HoleRow]) -> String {
+    let mut t = String::new();
+    for h in rows {
+        let more = if h.samples > 1 { format!(" and {} more", h.samples - 1) } else { String::new() };
+        let (value, sample) = (&h.value, h.sample.escape_debug());
+        let _ = writeln!(
+            t,
+            "note: `{value}` is not finite in sample `{sample}`{more}, but all outputs are: left out of its range"
+        );
+    }
+    t
+}
+
 /// A note about files in the data's folder that no sample was read from.
 pub(super) fn skipped(s: Option<&Skipped>) -> String {
     let Some(s) = s else { return String::new() };
@@ -204,14 +218,7 @@ pub(super) fn summary(s: &Summary<'_>) -> String {
     }
     t += &r.small_crop.as_ref().map_or_else(String::new, |crop| small_crop(crop, s.preprocess));
     t += &skipped(r.skipped.as_ref());
-    for h in &r.holes {
-        let more = if h.samples > 1 { format!(" and {} more samples", h.samples - 1) } else { String::new() };
-        let (value, sample) = (&h.value, h.sample.escape_debug());
-        let _ = writeln!(
-            t,
-            "note: `{value}` is not finite in sample `{sample}`{more}, but all outputs are: left out of its range"
-        );
-    }
+    t += &holes(&r.holes);
     t += &passes(r);
     t += &rearranged(r);
     t += &rounding(r);

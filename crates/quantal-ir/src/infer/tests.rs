@@ -282,6 +282,7 @@ fn quantization_checks_the_number_of_scales() {
     fails(Op::DequantizeLinear, &["8,4", "5"], "axis=0", &["5 scales", "8 channels", "axis 0"]);
     fails(Op::DequantizeLinear, &["8,32", "8,3"], "block_size=16", &["[8, 3]", "must be 2"]);
     fails(Op::QuantizeLinear, &["8,4", "4", "3"], "", &["[4]", "[3]"]);
+    fails(Op::DequantizeLinear, &["=1,2", "", ""], "", &["the data is int64", "zero point float32"]);
 }
 
 #[test]
