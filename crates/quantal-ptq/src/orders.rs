@@ -42,7 +42,7 @@ impl Orders {
 
     /// The middle of each bin that holds something, and its count.
     fn bins(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
-        let middle = |i: usize| f64::from(f32::from_bits((i as u32) << 22 | 1 << 21));
+        let middle = |i: usize| f64::from(f32::from_bits(((i as u32) << 22) | (1 << 21)));
         self.counts.iter().enumerate().filter(|(_, n)| **n > 0).map(move |(i, n)| (middle(i), *n as f64))
     }
 

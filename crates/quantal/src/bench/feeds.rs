@@ -196,9 +196,14 @@ fn roles(graph: &Graph, dims: &[Free]) -> Vec<Role> {
     };
     let of_name = |symbol: &str| {
         let all = dims.iter().zip(&own).filter(|(d, _)| d.symbol.as_deref() == Some(symbol)).map(|(_, r)| *r);
-        all.min_by_key(|r| rank(r)).unwrap_or(Role::Other)
+        all.min_by_key(rank).unwrap_or(Role::Other)
     };
-    dims.iter().zip(&own).map(|(d, own)| d.symbol.as_deref().map_or(*own, of_name)).collect()
+    let of = |(d, own): (&Free, &Role)| match d.symbol.as_deref().map_or(*own, of_name) {
+        // A mask over all tokens that shares its name with those given: one name for two sizes.
+        Role::Current if *own == Role::Total => Role::Total,
+        role => role,
+    };
+    dims.iter().zip(&own).map(of).collect()
 }
 
 fn own_role(graph: &Graph, uses: &Uses, dims: &[Free], d: &Free, cached: bool) -> Role {
@@ -239,7 +244,7 @@ fn recurrent(graph: &Graph, uses: &Uses, d: &Free) -> Option<Role> {
     let port = reader.inputs.iter().position(|v| *v == Some(d.input))?;
     let batch_first = reader.attrs.int_or("layout", 0) == Ok(1);
     match (port, d.axis, batch_first) {
-        (0, 1, false) | (0, 0, true) | (4, 0, _) | (5 | 6, 1, false) | (5 | 6, 0, true) => Some(Role::Batch),
+        (0 | 5 | 6, 1, false) | (0 | 5 | 6, 0, true) | (4, 0, _) => Some(Role::Batch),
         (0, 0, false) | (0, 1, true) => Some(Role::Other),
         _ => None,
     }
@@ -333,6 +338,7 @@ mod tests {
             ("past_sequence_length + 1", "sequence_length"),
             ("past_sequence_length + sequence_length", "sequence_length"),
             ("total_sequence_length", "sequence_length"),
+            ("sequence_length", "sequence_length"),
             ("", ""),
         ] {
             let decoder = model(&[
