@@ -179,6 +179,8 @@ fn element_type(descr: &str) -> Result<(DType, bool), String> {
         "b1" => DType::Bool,
         "c8" => DType::C64,
         "c16" => DType::C128,
+        // How numpy names the bfloat16 of ml_dtypes, which is the one type of two bytes without a name of its own.
+        "V2" => DType::BF16,
         "O" => return Err("arrays of pickled objects are refused: they can run code".to_owned()),
         _ => return Err(unknown()),
     };
@@ -314,6 +316,14 @@ mod tests {
         let stored: Vec<u8> = [1_i16, 4, 2, 5, 3, 6].iter().flat_map(|v| v.to_be_bytes()).collect();
         let array = from_bytes("f", &file(header, &stored)).unwrap();
         assert_eq!((array.shape(), array.as_slice::<i16>()), (&[2, 3][..], &[1, 2, 3, 4, 5, 6][..]));
+    }
+
+    #[test]
+    fn arrays_of_bfloat16_are_read_as_numpy_saves_them() {
+        // np.save of ml_dtypes.bfloat16: 1.5 is 0x3fc0, -2 is 0xc000.
+        let header = "{'descr': '<V2', 'fortran_order': False, 'shape': (2,), }\n";
+        let array = from_bytes("f", &file(header, &[0xc0, 0x3f, 0x00, 0xc0])).unwrap();
+        assert_eq!((array.dtype(), array.to_f32_vec().unwrap()), (DType::BF16, vec![1.5, -2.0]));
     }
 
     #[test]
