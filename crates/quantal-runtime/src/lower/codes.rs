@@ -7,6 +7,7 @@ use crate::layout::Layout;
 use crate::program::SlotId;
 use crate::steps::codes::Codes;
 use quantal_ir::op::quant::granularity;
+use quantal_ir::passes::is_half;
 use quantal_ir::{Node, NodeId, Op, ValueId, qdq};
 use quantal_tensor::arith::{self, Affine};
 use quantal_tensor::{DType, Granularity, Tensor};
@@ -58,6 +59,9 @@ pub(super) fn is_dequantize(op: Op) -> bool {
 pub(super) fn per_tensor(l: &mut Lowering<'_>, node: &Node) -> Rule<Codes> {
     let value = node.input(0).or(node.output(0));
     let value = value.map_or_else(String::new, |v| name(l, v));
+    if is_quantize(node.op) && is_half(DType::from_onnx(super::attr(l, node.attrs.int_or("precision", 0))? as i32)) {
+        return Err(Reason::Attribute(format!("`{value}` is divided by its scale in 16 bits")).into());
+    }
     let (scale, zero_point) = parameters(l, node, &value)?;
     let (&[scale], &[zero_point]) = (&scale[..], &zero_point[..]) else {
         return Err(Reason::Granularity { value }.into());

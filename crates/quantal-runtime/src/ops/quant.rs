@@ -7,6 +7,7 @@ mod qlinear;
 use super::number;
 use super::{Context, Inputs, OpError, optional, required};
 use crate::ops::strides::count;
+use half::{bf16, f16};
 use qlinear::QLinear;
 use quantal_ir::op::quant::granularity;
 use quantal_ir::{Attrs, Node, Op};
@@ -139,12 +140,32 @@ fn quantize(attrs: &Attrs, to: Option<DType>, inputs: &Inputs<'_>) -> Result<Ten
     let scales = number::floats(op, scale)?;
     let zeros = zero.map(|z| number::codes(op, z)).transpose()?;
     let zeros = zeros.as_ref().map(Tensor::as_slice::<i32>);
-    fill(
-        dtype,
-        x.shape(),
-        |i, p| arith::quantize(values[i], scales[p], zeros.map_or(0, |z| z[p]), qmin, qmax),
-        &placing,
-    )
+    let zero = |p: usize| zeros.map_or(0, |z| z[p]);
+    match precision(attrs)? {
+        DType::F16 => {
+            let round = |v| f16::from_f32(v).to_f32();
+            // A quotient of halves that is rounded to float32 first rounds to the same half.
+            let quotient = |i: usize, p: usize| round(round(values[i]) / round(scales[p]));
+            fill(dtype, x.shape(), |i, p| arith::quantize(quotient(i, p), 1.0, zero(p), qmin, qmax), &placing)
+        }
+        DType::BF16 => {
+            let round = |v| bf16::from_f32(v).to_f32();
+            let quotient = |i: usize, p: usize| round(round(values[i]) / round(scales[p]));
+            fill(dtype, x.shape(), |i, p| arith::quantize(quotient(i, p), 1.0, zero(p), qmin, qmax), &placing)
+        }
+        _ => fill(dtype, x.shape(), |i, p| arith::quantize(values[i], scales[p], zero(p), qmin, qmax), &placing),
+    }
+}
+
+/// The type in which QuantizeLinear divides by the scale: float32, but where `precision` says otherwise.
+fn precision(attrs: &Attrs) -> Result<DType, OpError> {
+    match attrs.int_or("precision", 0)? {
+        0 => Ok(DType::F32),
+        code => match i32::try_from(code).ok().and_then(DType::from_onnx) {
+            Some(dtype @ (DType::F32 | DType::F16 | DType::BF16)) => Ok(dtype),
+            _ => Err(OpError::invalid(format!("`precision` is {code}, which is no float of 16 or 32 bits"))),
+        },
+    }
 }
 
 /// Codes from `f(element, parameter)`.

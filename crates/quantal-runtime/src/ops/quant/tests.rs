@@ -34,6 +34,20 @@ fn dequantize_undoes_it_in_the_type_of_the_scale() {
 }
 
 #[test]
+fn precision_is_the_type_of_the_division() {
+    // Halves from 2048 on are even, those of bfloat16 multiples of 16, and of 8 from 1024 on. 1000 / 0.75 is 1333.3.
+    let (x, scale) = (f32s(&[3], &[2049., 1029., 1000.]), f32s(&[3], &[1., 1., 0.75]));
+    let codes = |precision: i64| {
+        let attrs = Attrs::new().with("precision", Attr::Int(precision)).with("output_dtype", Attr::Int(5));
+        let attrs = attrs.with("axis", Attr::Int(0));
+        run(Op::QuantizeLinear, attrs, 23, &[Some(&x), Some(&scale)]).map(|y| y[0].as_slice::<i16>().to_vec())
+    };
+    let wanted = [[2049, 1029, 1333], [2049, 1029, 1333], [2048, 1029, 1333], [2048, 1032, 1336]];
+    assert_eq!([0, 1, 10, 16].map(|p| codes(p).unwrap()), wanted);
+    assert!(codes(7).is_err());
+}
+
+#[test]
 fn parameters_that_do_not_fit_are_refused_and_odd_scales_are_not_fatal() {
     let x = f32s(&[2, 2], &[1., -2., f32::NAN, f32::INFINITY]);
     assert!(run(Op::QuantizeLinear, Attrs::new(), 21, &[Some(&x), Some(&f32s(&[3], &[1.; 3]))]).is_err());
