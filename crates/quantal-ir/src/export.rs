@@ -2,6 +2,7 @@
 
 use crate::attrs::{Attr, Attrs};
 use crate::graph::{Dim, Graph, Node, Value, ValueId};
+use crate::import::declared_type;
 use quantal_onnx::{
     AttributeProto, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
     TensorType, TypeProto, ValueInfoProto, tensor_proto,
@@ -26,7 +27,9 @@ pub fn export(graph: &Graph) -> Result<ModelProto, quantal_onnx::Error> {
     proto.output = graph.outputs.iter().map(|&v| value_info(graph, v)).collect();
     let between = |v: ValueId| !graph.inputs.contains(&v) && !graph.is_output(v);
     let alive = |v: ValueId| uses.producer(v).is_some() || !uses.readers(v).is_empty();
-    proto.value_info.retain(|info| graph.find(&info.name).is_some_and(|v| between(v) && alive(v)));
+    proto
+        .value_info
+        .retain(|info| graph.find(&info.name).is_some_and(|v| between(v) && alive(v) && holds(graph, v, info)));
     proto.quantization_annotation.retain(|a| graph.find(&a.tensor_name).is_some_and(alive));
     model.opset_import = opset_imports(graph, &model.opset_import);
     model.ir_version = Some(model.ir_version.unwrap_or(0).max(IR_VERSION));
@@ -34,6 +37,12 @@ pub fn export(graph: &Graph) -> Result<ModelProto, quantal_onnx::Error> {
     model.functions.retain(|f| called.iter().any(|(d, n)| *d == f.domain && *n == f.name));
     model.graph = Some(Box::new(proto));
     Ok(model)
+}
+
+/// Whether a value still has the element type that the file declares for it.
+fn holds(graph: &Graph, v: ValueId, info: &ValueInfoProto) -> bool {
+    let (declared, found) = (declared_type(info).0, graph.value(v).dtype);
+    declared.is_none() || found.is_none() || declared == found
 }
 
 fn opset_imports(graph: &Graph, source: &[OperatorSetIdProto]) -> Vec<OperatorSetIdProto> {

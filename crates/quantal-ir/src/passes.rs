@@ -5,10 +5,15 @@ mod drop_identity;
 mod fold_batchnorm;
 mod fold_pad;
 mod fold_scale;
+mod narrow_constants;
+mod widen_half;
 
 use crate::graph::{Cycle, Graph, Node, NodeId, ValueId};
 use crate::op::Op;
 use quantal_tensor::TensorError;
+
+pub use narrow_constants::{half_types, narrow_constants};
+pub use widen_half::{has_half, is_half, widen_half};
 
 /// What a pass did at one place.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -161,8 +161,8 @@ impl Sensitivity {
         let judge = |outputs: &[Vec<Tensor>], effect: &mut Effect| {
             for ((a, b), label) in reference.iter().zip(outputs).zip(&block.labels) {
                 for (a, b) in a.iter().zip(b) {
-                    if let (Some(a), Some(b)) = (a.get::<f32>(), b.get::<f32>()) {
-                        effect.sums.add(a, b);
+                    if let (Some(a), Some(b)) = (a.floats(), b.floats()) {
+                        effect.sums.add(&a, &b);
                     }
                 }
                 effect.hits += usize::from(is_hit(b, *label));

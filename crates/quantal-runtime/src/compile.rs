@@ -16,6 +16,7 @@ use crate::steps::Step;
 use crate::symbols::Symbols;
 use quantal_ir::cost;
 use quantal_ir::graph::Uses;
+use quantal_ir::passes::{self, PassError};
 use quantal_ir::{Dim, Graph, Node, NodeId, Op, ValueId};
 use quantal_kernels::{Isa, Threads};
 use quantal_tensor::{DType, Tensor};
@@ -38,15 +39,42 @@ pub fn compile(graph: &Graph, mode: Mode, isa: Isa) -> Result<Program> {
 
 /// The same; the values in `taps` are kept apart from fusion, so that [`crate::Session::run_taps`] can show them.
 pub fn compile_observed(graph: &Graph, mode: Mode, isa: Isa, taps: &[ValueId]) -> Result<Program> {
-    let mut program = Lowering::new(graph, mode, isa, taps, 0).program(taps)?;
+    let widened = widened(graph)?;
+    let compiled = widened.as_ref().unwrap_or(graph);
+    let mut program = Lowering::new(compiled, mode, isa, taps, 0).program(taps)?;
     program.defaults = Defaults::of(graph, mode, taps);
     program.symbols = Symbols::of(graph, mode, taps);
+    if widened.is_some() {
+        // The rows are those of the graph as it came: without Casts, and in its order.
+        let place: BTreeMap<NodeId, usize> = graph.nodes().enumerate().map(|(i, (id, _))| (id, i)).collect();
+        program.coverage.rows.retain(|row| place.contains_key(&row.node));
+        program.coverage.rows.sort_by_key(|row| place[&row.node]);
+    }
     Ok(program)
+}
+
+/// The graph with float32 in place of floats of 16 bits; `None` if it has none. Its nodes keep their ids.
+fn widened(graph: &Graph) -> Result<Option<Graph>> {
+    if !passes::has_half(graph) {
+        return Ok(None);
+    }
+    let mut widened = graph.clone();
+    match passes::widen_half(&mut widened) {
+        Ok(_) => Ok(Some(widened)),
+        Err(PassError::Tensor(e)) => Err(e.into()),
+        Err(PassError::Cycle(e)) => Err(Error::Node {
+            node: graph.name.clone(),
+            op: "graph".to_owned(),
+            cause: OpError::invalid(e.to_string()),
+        }),
+    }
 }
 
 /// Compiles a subgraph; gives the values around it that it reads at run time, in the order of its capture slots.
 /// Captured values that are constants are constants inside as well.
 pub(crate) fn compile_inner(graph: &Graph, outer: &mut Lowering<'_>) -> Result<(Program, Vec<ValueId>)> {
+    let widened = widened(graph)?;
+    let graph = widened.as_ref().unwrap_or(graph);
     let mut inner = Lowering::new(graph, Mode::Simulate, outer.isa, &[], outer.depth + 1);
     let mut captured = Vec::new();
     for &v in &graph.captures {

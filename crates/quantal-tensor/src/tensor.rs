@@ -3,6 +3,7 @@
 use crate::bytes::{Bytes, OutOfMemory};
 use crate::dtype::DType;
 use half::{bf16, f16};
+use std::borrow::Cow;
 
 /// What can be wrong with a tensor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -200,6 +201,15 @@ impl Tensor {
             DType::F64 => self.as_slice::<f64>().iter().map(|&v| v as i64).collect(),
             _ => return None,
         })
+    }
+
+    /// The elements of a tensor of any float type as f32, those of float64 rounded; `None` for other types.
+    pub fn floats(&self) -> Option<Cow<'_, [f32]>> {
+        match self.get::<f32>() {
+            Some(values) => Some(Cow::Borrowed(values)),
+            None if self.dtype.is_float() => self.to_f32_vec().map(Cow::Owned),
+            None => None,
+        }
     }
 
     /// Elements of any numeric type as f32; `None` for types that are not numbers.

@@ -138,7 +138,8 @@ struct Pair {
 /// The float values of `a` whose names `b` has too.
 fn pairs(a: &Graph, b: &Graph) -> Vec<Pair> {
     let (all_a, all_b, uses) = (rounded(a), rounded(b), a.uses());
-    let is_float = |v: ValueId| a.value(v).dtype == Some(quantal_tensor::DType::F32) && a.value(v).constant.is_none();
+    let is_float =
+        |v: ValueId| a.value(v).dtype.is_some_and(quantal_tensor::DType::is_float) && a.value(v).constant.is_none();
     let is_rounding =
         |v: ValueId| !a.is_output(v) && uses.producer(v).is_some_and(|p| a.node(p).op == Op::DequantizeLinear);
     let made = a.nodes().flat_map(|(_, n)| n.outputs.iter().flatten().copied().collect::<Vec<_>>());

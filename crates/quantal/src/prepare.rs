@@ -8,7 +8,7 @@ use quantal_kernels::Isa;
 /// A float graph in canonical form, and what was done to get there.
 pub(crate) fn canonical(graph: &Graph, isa: Isa) -> Result<(Graph, Vec<Change>), Error> {
     let mut graph = graph.clone();
-    let mut changes = Vec::new();
+    let mut changes = passes::widen_half(&mut graph)?;
     let mut note = |pass, nodes: Vec<String>| changes.extend(nodes.into_iter().map(|node| Change { pass, node }));
     note("expand_qoperators", qdq::expand_qoperators(&mut graph)?);
     let (mut graph, read) = extract_qdq(&graph)?;

@@ -8,7 +8,7 @@ use crate::model::Model;
 use crate::prepare::canonical;
 use crate::warnings::{self, Warning};
 use quantal_data::{Dataset, Sample, Skipped, SmallCrop};
-use quantal_ir::passes::Change;
+use quantal_ir::passes::{self, Change};
 use quantal_ir::{Graph, cost};
 use quantal_ptq::{IdleOverride, Prepared, Progress, Quantized, Recipe, Runs, Stream, Verdict};
 use quantal_runtime::{Coverage, Mode, Session, Status};
@@ -239,7 +239,9 @@ impl<'a> Rewritten<'a> {
         engine: Engine,
         progress: &mut dyn Progress,
     ) -> Result<Quantization, Error> {
-        let integer = self.with(made.graph);
+        let mut graph = made.graph;
+        passes::narrow_constants(&mut graph, &passes::half_types(&self.original.graph))?;
+        let integer = self.with(graph);
         let evidence = &picked[..picked.len().min(EVIDENCE_SAMPLES)];
         let mut sessions = [self.original.session(Mode::Simulate, engine)?, integer.session(Mode::Integer, engine)?];
         let close = compare_outputs(&mut sessions, data, evidence, progress)?;
@@ -247,9 +249,9 @@ impl<'a> Rewritten<'a> {
         sessions[0] = self.model.session(Mode::Simulate, engine)?;
         let [float_time, integer_time] = time_sessions(sessions.each_mut(), &feeds, TIMING_SECONDS)?;
         let coverage = coverage_with_macs(&integer, &sessions[1], &feeds);
-        let mut passes = BTreeMap::new();
+        let mut rewrites = BTreeMap::new();
         for change in &self.changes {
-            *passes.entry(change.pass).or_default() += 1;
+            *rewrites.entry(change.pass).or_default() += 1;
         }
         let decided = made.decisions.iter().filter(|d| !matches!(d.verdict, Verdict::Untouched));
         let decisions = decided.map(|d| DecisionRow {
@@ -296,7 +298,7 @@ impl<'a> Rewritten<'a> {
             small_crop: data.small_crop(),
             skipped: data.skipped().cloned(),
             idle_overrides: quantal_ptq::idle_overrides(&made.float, recipe)?,
-            passes,
+            passes: rewrites,
             decisions: decisions.collect(),
             equalized: recipe
                 .equalization

@@ -94,3 +94,126 @@ fn zero_padding_moves_into_the_convolution() {
     assert_eq!((node.input(0), node.attrs.ints("pads").unwrap()), (Some(x), Some(&[1, 2, 3, 4][..])));
     assert_eq!(g.node_count(), 1);
 }
+
+fn halves(g: &mut Graph, name: &str, shape: &[usize], values: &[f32]) -> ValueId {
+    let values: Vec<half::f16> = values.iter().map(|&v| half::f16::from_f32(v)).collect();
+    g.add_constant(name, Tensor::from_slice(shape, &values).unwrap())
+}
+
+/// What each node reads and makes, as `op(inputs) -> outputs` with the types of values.
+fn told(g: &Graph) -> Vec<String> {
+    let value = |v: &Option<ValueId>| {
+        v.map_or_else(String::new, |v| format!("{}:{}", g.value(v).name, g.value(v).dtype.map_or("?", |d| d.name())))
+    };
+    let list = |l: &[Option<ValueId>]| l.iter().map(value).collect::<Vec<_>>().join(" ");
+    let node = |n: &Node| format!("{}({}) -> {}", n.op.name(), list(&n.inputs), list(&n.outputs));
+    g.nodes().map(|(_, n)| node(n)).collect()
+}
+
+#[test]
+fn halves_become_floats_between_inputs_and_outputs_that_keep_their_type() {
+    let mut g = Graph::default();
+    let half = Some(DType::F16);
+    let x = g.add_value("x", half, dims(&[2]));
+    let w = halves(&mut g, "w", &[2], &[0.5, -3.0]);
+    let [a, b, y] = ["a", "b", "y"].map(|n| g.add_value(n, half, dims(&[2])));
+    let f = g.add_value("f", Some(DType::F32), dims(&[2]));
+    (g.inputs, g.outputs) = (vec![x], vec![y, x]);
+    let to = |dtype: DType| Attrs::new().with("to", Attr::Int(dtype.to_onnx().into()));
+    g.add_node(Node::new(Op::Add, "add", vec![Some(x), Some(w)], vec![a], Attrs::new()));
+    // An island of float32 between two Casts, which are no longer there for their readers.
+    g.add_node(Node::new(Op::Cast, "up", vec![Some(a)], vec![f], to(DType::F32)));
+    g.add_node(Node::new(Op::Cast, "down", vec![Some(f)], vec![b], to(DType::F16)));
+    g.add_node(Node::new(Op::Mul, "mul", vec![Some(b), Some(x)], vec![y], Attrs::new()));
+    let changed: Vec<String> = widen_half(&mut g).unwrap().into_iter().map(|c| c.node).collect();
+    assert_eq!(changed, ["add", "down", "mul"]);
+    assert_eq!(f32s(&g, Some(w)), [0.5, -3.0]);
+    g.remove_unread_nodes();
+    assert_eq!(
+        told(&g),
+        [
+            "Cast(x:float16) -> x_float32:float32",
+            "Add(x_float32:float32 w:float32) -> a:float32",
+            "Mul(a:float32 x_float32:float32) -> y_float32:float32",
+            "Cast(y_float32:float32) -> y:float16",
+        ]
+    );
+    assert!(widen_half(&mut g).unwrap().is_empty(), "once more changes nothing");
+    assert_eq!(g.node_count(), 4);
+}
+
+#[test]
+fn types_in_attributes_are_widened_and_a_cast_that_is_handed_out_is_not() {
+    let mut g = Graph::default();
+    let shape = g.add_value("shape", Some(DType::I64), dims(&[1]));
+    let filled = g.add_value("filled", Some(DType::BF16), None);
+    let x = g.add_value("x", Some(DType::F32), dims(&[2]));
+    let (q, y, z) = (
+        g.add_value("q", Some(DType::U8), None),
+        g.add_value("y", Some(DType::BF16), None),
+        g.add_value("z", Some(DType::F16), None),
+    );
+    let scale = g.add_constant("scale", Tensor::scalar(0.5_f32).unwrap());
+    (g.inputs, g.outputs) = (vec![shape, x, q], vec![filled, z]);
+    let value = Tensor::from_slice(&[1], &[half::bf16::from_f32(1.5)]).unwrap();
+    let attrs = Attrs::new().with("value", Attr::Tensor(std::sync::Arc::new(value)));
+    let fill = g.add_node(Node::new(Op::ConstantOfShape, "fill", vec![Some(shape)], vec![filled], attrs));
+    let attrs = Attrs::new().with("output_dtype", Attr::Int(16));
+    let dq = g.add_node(Node::new(Op::DequantizeLinear, "dq", vec![Some(q), Some(scale)], vec![y], attrs));
+    g.add_node(Node::new(Op::Relu, "relu", vec![Some(y)], vec![q], Attrs::new()));
+    let attrs = Attrs::new().with("to", Attr::Int(10));
+    g.add_node(Node::new(Op::Cast, "out", vec![Some(x)], vec![z], attrs));
+    g.inputs.pop();
+    let q2 = g.add_value("q2", Some(DType::U8), None);
+    g.inputs.push(q2);
+    g.node_mut(dq).inputs[0] = Some(q2);
+
+    widen_half(&mut g).unwrap();
+    let tensor = g.node(fill).attrs.tensor("value").unwrap().unwrap();
+    assert_eq!((tensor.dtype(), tensor.as_slice::<f32>()), (DType::F32, &[1.5][..]));
+    assert_eq!(g.node(dq).attrs.int("output_dtype").unwrap(), Some(1));
+    assert_eq!(g.value(y).dtype, Some(DType::F32));
+    assert!(told(&g).contains(&"Cast(x:float32) -> z:float16".to_owned()), "{:?}", told(&g));
+    assert!(told(&g).contains(&"Cast(filled_float32:float32) -> filled:bfloat16".to_owned()), "{:?}", told(&g));
+}
+
+#[test]
+fn large_constants_that_were_halves_are_halves_in_the_file() {
+    let values: Vec<f32> = (0..512).map(|i| i as f32 / 8.0).collect();
+    let mut inexact = values.clone();
+    inexact[7] = 0.1;
+    let mut g = Graph::default();
+    let ids = g.add_value("ids", Some(DType::I64), dims(&[3]));
+    let [table, matrix, odd] = [("table", &values), ("matrix", &values), ("odd", &inexact)]
+        .map(|(name, values)| constant(&mut g, name, &[64, 8], values));
+    let small = constant(&mut g, "small", &[8], &[1.0; 8]);
+    let mut made = ["picked", "a", "b", "y"].map(|n| g.add_value(n, Some(DType::F32), None)).into_iter();
+    let mut node = |g: &mut Graph, op, inputs: [ValueId; 2]| {
+        let y = made.next().unwrap();
+        g.add_node(Node::new(op, &g.value(y).name.to_string(), inputs.map(Some).to_vec(), vec![y], Attrs::new()));
+        y
+    };
+    let picked = node(&mut g, Op::Gather, [table, ids]);
+    let a = node(&mut g, Op::Add, [picked, small]);
+    let b = node(&mut g, Op::MatMul, [matrix, a]);
+    let y = node(&mut g, Op::MatMul, [odd, b]);
+    (g.inputs, g.outputs) = (vec![ids], vec![y]);
+    assert!(half_types(&g).is_empty());
+    narrow_constants(&mut g, &[DType::F16]).unwrap();
+    let mut found = told(&g);
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            "Add(picked:float32 small:float32) -> a:float32",
+            "Cast(matrix_float16:float16) -> matrix:float32",
+            "Cast(picked_float16:float16) -> picked:float32",
+            "Gather(table_float16:float16 ids:int64) -> picked_float16:float16",
+            "MatMul(matrix:float32 a:float32) -> b:float32",
+            "MatMul(odd:float32 b:float32) -> y:float32",
+        ]
+    );
+    assert_eq!(half_types(&g), [DType::F16]);
+    let held = g.constant(g.find("matrix_float16")).unwrap();
+    assert_eq!(held.to_f32_vec().unwrap(), values);
+}
