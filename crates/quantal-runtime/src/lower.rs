@@ -67,6 +67,7 @@ pub(crate) fn integer(l: &mut Lowering<'_>, id: NodeId) -> Result<Lowered> {
         Op::Softmax => softmax::lower(l, id),
         Op::MatMulInteger => dynamic::lower(l, id),
         Op::LayerNormalization | Op::RmsNormalization => norm::lower(l, id),
+        Op::Clip if codes::is_of_codes(l, id) => codes::clip(l, id),
         op => match op.quant_class() {
             QuantClass::Table => table::lower(l, id),
             QuantClass::SameScale => movement::lower(l, id),

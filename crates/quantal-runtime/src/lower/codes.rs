@@ -4,7 +4,9 @@ use super::{Rule, Stop};
 use crate::compile::Lowering;
 use crate::coverage::{Reason, Status};
 use crate::layout::Layout;
+use crate::ops::OpKernel;
 use crate::program::SlotId;
+use crate::steps::Step;
 use crate::steps::codes::Codes;
 use quantal_ir::op::quant::granularity;
 use quantal_ir::passes::is_half;
@@ -212,7 +214,65 @@ pub(super) fn target(l: &mut Lowering<'_>, v: ValueId) -> Rule<Target> {
             Some(_) => return Err(Reason::OutputReadersDiffer.into()),
         }
     }
-    found.ok_or_else(|| Reason::OutputNotQuantized.into())
+    let mut found = found.ok_or(Reason::OutputNotQuantized)?;
+    while let [y] = found.values[..]
+        && let Some(clip) = clip_behind(l, y)
+    {
+        found.codes = clip.narrowed(found.codes);
+        found.values = vec![clip.y];
+        found.absorbed.push(clip.node);
+    }
+    Ok(found)
+}
+
+/// A Clip of quantized values by constants that is all that reads them: a narrower range of whatever makes them.
+pub(super) struct ClipBehind {
+    pub(super) node: NodeId,
+    /// What it makes.
+    pub(super) y: ValueId,
+    bounds: (i32, i32),
+}
+
+impl ClipBehind {
+    /// Codes of which only those within the bounds are in use.
+    pub(super) fn narrowed(&self, codes: Codes) -> Codes {
+        let Affine { qmin, qmax, .. } = codes.affine;
+        let (lo, hi) = (self.bounds.0.clamp(qmin, qmax), self.bounds.1.clamp(qmin, qmax));
+        Codes { affine: Affine { qmin: lo, qmax: hi, ..codes.affine }, ..codes }
+    }
+}
+
+/// The Clip that alone reads quantized values.
+pub(super) fn clip_behind(l: &Lowering<'_>, v: ValueId) -> Option<ClipBehind> {
+    let id = l.sole_reader(v)?;
+    let node = l.graph.node(id);
+    let y = node.output(0).filter(|_| node.input(0) == Some(v))?;
+    qdq::quantized_clip(l.graph, node).map(|bounds| ClipBehind { node: id, y, bounds })
+}
+
+/// Whether a node reads quantized values themselves, not through a DequantizeLinear.
+pub(super) fn is_of_codes(l: &Lowering<'_>, id: NodeId) -> bool {
+    let x = l.graph.node(id).input(0);
+    x.is_some_and(|v| matches!(l.graph.value(v).dtype, Some(DType::U8 | DType::I8)))
+}
+
+/// A Clip of quantized values by itself: it compares integers as they are.
+pub(super) fn clip(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
+    let node = l.graph.node(id).clone();
+    let (Some(x), Some(y)) = (node.input(0), node.output(0)) else { return Err(refusal(l, id).into()) };
+    if qdq::quantized_clip(l.graph, &node).is_none() {
+        return Err(Reason::Attribute("its bounds are computed while running".into()).into());
+    }
+    let kernel = super::prepared(l, OpKernel::prepare(&node, l.graph.opset()))?;
+    let rank = l.rank(x);
+    let mut inputs = Vec::with_capacity(node.inputs.len());
+    for v in &node.inputs {
+        inputs.push(v.map(|v| l.slot(v, Layout::Standard)).transpose()?);
+    }
+    let to = l.define(y, Layout::Standard, rank);
+    l.emit(id, Step::Op(Box::new(kernel)), inputs, vec![Some(to)]);
+    l.set(id, Status::Integer { kernel: "bytes" });
+    Ok(())
 }
 
 /// The bounds of a Relu or of a Clip with constant bounds.

@@ -1,6 +1,6 @@
 //! QuantizeLinear and DequantizeLinear by themselves: where floats enter and leave the integer part of a graph.
 
-use super::codes::{is_dequantize, is_quantize, per_tensor};
+use super::codes::{clip_behind, is_dequantize, is_quantize, per_tensor};
 use super::{Rule, Stop};
 use crate::compile::Lowering;
 use crate::coverage::Status;
@@ -28,7 +28,14 @@ fn try_lower(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
     if !(is_dequantize(node.op) || is_quantize(node.op) && float_in) {
         return Err(refused());
     }
-    let codes = per_tensor(l, &node)?;
+    let (mut codes, mut y) = (per_tensor(l, &node)?, y);
+    if is_quantize(node.op) {
+        while let Some(clip) = clip_behind(l, y) {
+            codes = clip.narrowed(codes);
+            y = clip.y;
+            l.set(clip.node, Status::Fused { into: id });
+        }
+    }
     let edge = if node.op == Op::QuantizeLinear || node.op == Op::MsQuantizeLinear {
         Edge::Quantize(codes)
     } else {
