@@ -97,7 +97,9 @@ pub fn place(graph: &Graph, recipe: &Recipe) -> Result<Placement> {
 
 /// The same, with nodes that stay in float for reasons of their own.
 pub fn place_except(graph: &Graph, recipe: &Recipe, exceptions: &BTreeMap<NodeId, String>) -> Result<Placement> {
-    if let Some((_, node)) = graph.nodes().find(|(_, n)| n.op.quant_class() == QuantClass::Quant) {
+    // A QuantizeLinear or DequantizeLinear that could not be taken out runs as it is.
+    let stays = |op| form::is_quantize(op) || form::is_dequantize(op);
+    if let Some((_, node)) = graph.nodes().find(|(_, n)| n.op.quant_class() == QuantClass::Quant && !stays(n.op)) {
         return Err(Error::AlreadyQuantized { node: node.name.escape_debug().to_string(), op: node.op_name() });
     }
     let uses = graph.uses();
@@ -210,6 +212,12 @@ fn encoded_values(
             }
         }
     }
+    // What the model itself quantizes needs no other quantization before that.
+    let quantized = |v: ValueId| {
+        let readers = uses.readers(v);
+        !readers.is_empty() && !graph.is_output(v) && readers.iter().all(|r| form::is_quantize(graph.node(*r).op))
+    };
+    encoded.retain(|v, _| !quantized(*v));
     encoded
 }
 

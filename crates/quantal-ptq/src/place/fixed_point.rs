@@ -116,7 +116,7 @@ fn float_input(graph: &Graph, uses: &Uses, chosen: &Chosen, id: NodeId) -> Optio
     variable.find_map(|&v| {
         let name = graph.value(v).name.escape_debug();
         match uses.producer(v) {
-            Some(p) if chosen.integer.contains_key(&p) => None,
+            Some(p) if chosen.integer.contains_key(&p) || form::is_dequantize(graph.node(p).op) => None,
             // It is rounded to codes anyway: a residual stream that begins in float goes on in codes.
             Some(_) if kind == Kind::Arithmetic && is_factor(uses, chosen, v) => None,
             Some(p) if resumes(graph, chosen, p, v) => None,

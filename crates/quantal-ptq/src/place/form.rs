@@ -77,8 +77,19 @@ pub(super) fn of(graph: &Graph, node: &Node) -> Result<Form, NoForm> {
             only_floats(graph, node)?;
             normalization(graph, node)
         }
+        QuantClass::Quant if is_quantize(node.op) || is_dequantize(node.op) => Err(NoForm::Nothing),
         QuantClass::Quant | QuantClass::Float => Err(float(format!("{} has no integer form", node.op_name()))),
     }
+}
+
+/// Whether an operator quantizes with a scale that it is given.
+pub(crate) fn is_quantize(op: Op) -> bool {
+    matches!(op, Op::QuantizeLinear | Op::MsQuantizeLinear)
+}
+
+/// Whether an operator takes that back.
+pub(crate) fn is_dequantize(op: Op) -> bool {
+    matches!(op, Op::DequantizeLinear | Op::MsDequantizeLinear)
 }
 
 fn only_floats(graph: &Graph, node: &Node) -> Result<(), NoForm> {
