@@ -1,18 +1,24 @@
 //! The bridge between the side table and the graph: [`insert_qdq`] writes a [`QuantPlan`] as QuantizeLinear and
 //! DequantizeLinear nodes, [`extract_qdq`] reads it back. QDQ is the only form in which decisions leave.
 
+mod bounds;
 mod dynamic;
+mod extract;
+mod lift;
 mod qoperator;
+mod running;
 
 use crate::attrs::{Attr, AttrError, Attrs};
 use crate::graph::{Graph, Node, NodeId, Uses, ValueId};
 use crate::op::Op;
 use crate::op::quant::granularity;
 use crate::op::weighted::Weighted;
-use crate::quant_plan::{Encoding, Params, QuantPlan};
+use crate::quant_plan::{Encoding, QuantPlan};
 use quantal_onnx::quote;
 use quantal_tensor::{DType, Granularity, QParams, Scheme, Storage, Tensor, TensorError, arith};
 
+pub use extract::{Clamp, Extracted, extract_qdq, loosen};
+pub use lift::quantized_clip;
 pub use qoperator::expand_qoperators;
 
 /// Why a plan cannot be written or read.
@@ -288,91 +294,6 @@ pub fn code_type(graph: &Graph, node: &Node) -> Option<DType> {
             declared.map_or(Some(DType::U8), |d| DType::from_onnx(d as i32))
         }),
     }
-}
-
-/// Takes every Q → DQ pair and every dequantized constant out of a graph, and gives what they said as a plan. Pairs
-/// whose parameters are not constant, or differ between Q and DQ, stay.
-pub fn extract_qdq(graph: &Graph) -> Result<(Graph, QuantPlan), QdqError> {
-    let mut out = graph.clone();
-    let mut plan = QuantPlan::default();
-    let ids: Vec<NodeId> = graph.nodes().filter(|(_, n)| n.op == Op::DequantizeLinear).map(|(id, _)| id).collect();
-    for id in ids {
-        let node = out.node(id).clone();
-        let (Some(codes), Some(y)) = (node.input(0), node.output(0)) else { continue };
-        if let Some(tensor) = out.constant(Some(codes)).cloned() {
-            if let Some((float, encoding)) = float_constant(&out, &node, &tensor)? {
-                let v = out.add_constant(&format!("{}_float", out.value(codes).name), float);
-                out.replace_value(y, v);
-                out.remove_node(id);
-                plan.encodings.extend(encoding.map(|e| (v, e)));
-            }
-            continue;
-        }
-        let producer = out.uses().producer(codes).map(|p| (p, out.node(p).clone()));
-        let Some((q_id, q)) = producer.filter(|(_, p)| p.op == Op::QuantizeLinear) else { continue };
-        let Some(x) = q.input(0) else { continue };
-        let rank = out.value(x).rank().unwrap_or(0);
-        let (Some(a), Some(b)) = (params_of(&out, &q, rank)?, params_of(&out, &node, rank)?) else { continue };
-        if a != b {
-            continue;
-        }
-        plan.encodings
-            .insert(x, Encoding { scheme: a.0, params: Params::Static(a.1), why: "read from the model".into() });
-        restore(&mut out, x, y);
-        out.remove_node(id);
-        if out.uses().readers(codes).is_empty() {
-            out.remove_node(q_id);
-        }
-    }
-    out.sort()?;
-    Ok((out, plan))
-}
-
-/// Makes the readers of `y` read `x`; where `y` leaves the graph, `x` takes its place under the name of `y`.
-fn restore(graph: &mut Graph, x: ValueId, y: ValueId) {
-    let maker = graph.uses().producer(x);
-    if let (true, Some(id)) = (graph.is_output(y), maker) {
-        for o in graph.node_mut(id).outputs.iter_mut().flatten().filter(|o| **o == x) {
-            *o = y;
-        }
-        graph.replace_value(x, y);
-    } else {
-        graph.replace_value(y, x);
-    }
-}
-
-/// The float tensor behind a DQ of constant codes, and its encoding if the codes have 8 bits.
-fn float_constant(graph: &Graph, node: &Node, codes: &Tensor) -> Result<Option<(Tensor, Option<Encoding>)>, QdqError> {
-    let Some(scale) = graph.constant(node.input(1)).and_then(|t| t.get::<f32>().map(<[f32]>::to_vec)) else {
-        return Ok(None);
-    };
-    let zero_point = match (node.input(2), graph.constant(node.input(2))) {
-        (Some(_), None) => return Ok(None),
-        (_, Some(t)) => t.to_i64_vec().unwrap_or_default(),
-        (None, None) => vec![0; scale.len()],
-    };
-    let shape = graph.constant(node.input(1)).map(|t| t.shape().to_vec()).unwrap_or_default();
-    let inner = match granularity(&node.attrs, codes.rank(), &shape)? {
-        Granularity::PerChannel { axis } => codes.shape()[axis + 1..].iter().product(),
-        Granularity::PerTensor => usize::MAX,
-        Granularity::PerToken | Granularity::PerBlock { .. } => return Ok(None),
-    };
-    let Some(q) = codes.to_i64_vec().filter(|_| zero_point.len() == scale.len() && !scale.is_empty()) else {
-        return Ok(None);
-    };
-    let real = |(i, &q): (usize, &i64)| {
-        let c = i / inner % scale.len();
-        arith::dequantize(q as i32, scale[c], zero_point[c] as i32)
-    };
-    let float = Tensor::from_slice(codes.shape(), &q.iter().enumerate().map(real).collect::<Vec<f32>>())?;
-    let params = params_of(graph, node, codes.rank())?;
-    let encoding = params.map(|(scheme, p)| Encoding {
-        // Codes that leave −128 out were made for the narrow range.
-        scheme: Scheme { qmin: if q.contains(&-128) { scheme.qmin } else { scheme.qmin.max(-127) }, ..scheme },
-        params: Params::Static(p),
-        why: "read from the model".into(),
-    });
-    Ok(Some((float, encoding)))
 }
 
 #[cfg(test)]
