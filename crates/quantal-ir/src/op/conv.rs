@@ -114,8 +114,12 @@ impl Window {
     /// `ceil`, a last window that starts inside the input or the padding before it counts (pooling's `ceil_mode`).
     pub fn output_size(&self, i: usize, size: usize, ceil: bool) -> Option<usize> {
         let (before, after) = self.padding(i, size)?;
-        let room = size.checked_add(before)?.checked_add(after)?.checked_sub(self.extent(i)?)?;
-        let stride = self.strides[i];
+        let padded = size.checked_add(before)?.checked_add(after)?;
+        let (extent, stride) = (self.extent(i)?, self.strides[i]);
+        let Some(room) = padded.checked_sub(extent) else {
+            // Rounded up, (padded − extent) / stride is 0 here: one window, which hangs over the end.
+            return (ceil && extent - padded < stride && size.checked_add(before)? > 0).then_some(1);
+        };
         let mut out = room / stride + 1;
         if ceil && room % stride != 0 && out.checked_mul(stride)? < size + before {
             out += 1;
@@ -224,6 +228,10 @@ mod tests {
         assert_eq!(window(&[0; 4], &[1, 1], "VALID").output_size(1, 2, false), None);
         // ceil_mode adds the window that floor would drop: (4 − 3) / 2 → 0 + 1, ceil → 2.
         assert_eq!(window(&[0; 4], &[2, 2], "NOTSET").output_size(0, 4, true), Some(2));
+        // The only window hangs over the end: ceil((2 − 3) / 2) + 1 = 1; a step further, ceil((1 − 3) / 2) + 1 = 0.
+        assert_eq!(window(&[0; 4], &[2, 2], "NOTSET").output_size(0, 2, true), Some(1));
+        assert_eq!(window(&[0; 4], &[2, 2], "NOTSET").output_size(0, 1, true), None);
+        assert_eq!(window(&[0; 4], &[2, 2], "NOTSET").output_size(0, 2, false), None);
     }
 
     #[test]

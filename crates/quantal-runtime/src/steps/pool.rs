@@ -1,7 +1,6 @@
 //! Pooling over windows and reduction over whole axes, in f32.
 
 use super::Env;
-use super::conv::geometry;
 use crate::ops::OpError;
 use quantal_ir::Op;
 use quantal_ir::op::pool::PoolAttrs;
@@ -41,12 +40,35 @@ impl Window {
 
 /// The geometry of a pooling window, its output sizes rounded up if the attributes say so.
 pub(crate) fn pool_geometry(attrs: &PoolAttrs, image: [usize; 4]) -> Option<ConvGeometry> {
-    let [_, h, width, c] = image;
-    let w = &attrs.window;
-    let g = geometry(w, image, c, 1)?;
-    let out = |i, size| w.output_size(i, size, attrs.ceil_mode);
-    let (h_out, w_out) = if w.kernel.len() == 1 { (1, out(0, width)?) } else { (out(0, h)?, out(1, width)?) };
-    let g = ConvGeometry { h_out, w_out, ..g };
+    let [batch, h, w, c] = image;
+    let window = &attrs.window;
+    let axis = |i: usize, size: usize| {
+        let pads = window.padding(i, size)?;
+        Some((
+            window.kernel[i],
+            window.strides[i],
+            window.dilations[i],
+            pads,
+            window.output_size(i, size, attrs.ceil_mode)?,
+        ))
+    };
+    let last = window.kernel.len().checked_sub(1)?;
+    let vertical = if last == 0 { (1, 1, 1, (0, 0), 1) } else { axis(last - 1, h)? };
+    let horizontal = axis(last, w)?;
+    let g = ConvGeometry {
+        batch,
+        h,
+        w,
+        c_in: c,
+        c_out: c,
+        kernel: [vertical.0, horizontal.0],
+        stride: [vertical.1, horizontal.1],
+        dilation: [vertical.2, horizontal.2],
+        pads: [vertical.3.0, horizontal.3.0, vertical.3.1, horizontal.3.1],
+        groups: 1,
+        h_out: vertical.4,
+        w_out: horizontal.4,
+    };
     g.valid().then_some(g)
 }
 
