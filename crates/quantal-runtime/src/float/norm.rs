@@ -28,7 +28,8 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId, reason: &Reason) -> Result
         if node.outputs.iter().skip(1).any(Option::is_some) {
             return Ok(false);
         }
-        let (scale, bias) = (floats(l, node.input(1))?, floats(l, node.input(2))?);
+        let axes = rank - axis;
+        let (scale, bias) = (along_row(l, node.input(1), axes)?, along_row(l, node.input(2), axes)?);
         if scale.is_none() || (bias.is_none() && node.input(2).is_some()) {
             return Ok(false);
         }
@@ -43,8 +44,13 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId, reason: &Reason) -> Result
     Ok(true)
 }
 
-/// The elements of a constant of float32.
-fn floats(l: &mut Lowering<'_>, v: Option<ValueId>) -> Result<Option<Vec<f32>>> {
+/// The elements of a constant of float32 that lies along rows of `axes` dimensions. One that is broadcast along a row, or
+/// differs between rows, is left to the operator as ONNX defines it.
+fn along_row(l: &mut Lowering<'_>, v: Option<ValueId>, axes: usize) -> Result<Option<Vec<f32>>> {
     let Some(v) = v else { return Ok(None) };
-    Ok(l.constant(v)?.and_then(|t| Some(t.get::<f32>()?.to_vec())))
+    let whole = |shape: &[usize]| {
+        let (lead, row) = shape.split_at(shape.len().saturating_sub(axes));
+        row.len() == axes && lead.iter().all(|&d| d == 1) && !row.contains(&1)
+    };
+    Ok(l.constant(v)?.filter(|t| whole(t.shape())).and_then(|t| Some(t.get::<f32>()?.to_vec())))
 }

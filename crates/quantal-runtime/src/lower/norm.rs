@@ -23,11 +23,19 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
         return Err(Reason::Attribute("it normalizes more than the last axis".into()).into());
     }
     let gamma = vector(l, node.input(1))?.ok_or_else(|| Reason::Attribute("its scale is missing".into()))?;
-    let beta = vector(l, node.input(2))?.unwrap_or_else(|| vec![0.0; gamma.len()]);
+    let beta = vector(l, node.input(2))?.unwrap_or_else(|| vec![0.0]);
+    // One number serves all columns.
+    let known = node.input(0).and_then(|x| l.graph.value(x).shape.as_ref()?.last()?.known());
+    let columns = known.unwrap_or(gamma.len().max(beta.len()));
+    let spread = |v: Vec<f32>| if v.len() == 1 { vec![v[0]; columns] } else { v };
+    let (gamma, beta) = (spread(gamma), spread(beta));
     let scale = target.codes.affine.scale;
     let over = |v: Vec<f32>| v.into_iter().map(|v| v / scale).collect::<Vec<f32>>();
     let (factor, addend) = (over(gamma), over(beta));
-    if factor.len() != addend.len() || factor.iter().chain(&addend).any(|v| !v.is_finite()) {
+    if known.is_none() && columns == 1 {
+        return Err(Reason::Attribute("the number of its columns is not known".into()).into());
+    }
+    if factor.len() != columns || addend.len() != columns || factor.iter().chain(&addend).any(|v| !v.is_finite()) {
         return Err(Reason::Attribute("its scale or bias does not fit the codes".into()).into());
     }
     let epsilon = attr(l, node.attrs.float_or("epsilon", 1e-5))?;
@@ -40,9 +48,12 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
     Ok(())
 }
 
-/// A constant vector of float32, floats or behind a DequantizeLinear; `None` if it is left out.
+/// A constant of float32 along the last axis, floats or behind a DequantizeLinear; `None` if it is left out.
 fn vector(l: &mut Lowering<'_>, v: Option<ValueId>) -> Rule<Option<Vec<f32>>> {
     let Some(v) = v else { return Ok(None) };
-    let floats = l.constant(v)?.filter(|t| t.rank() == 1).and_then(|t| Some(t.get::<f32>()?.to_vec()));
+    let floats = l
+        .constant(v)?
+        .filter(|t| t.len() == t.shape().last().copied().unwrap_or(1))
+        .and_then(|t| Some(t.get::<f32>()?.to_vec()));
     floats.map(Some).ok_or_else(|| Reason::WeightNotConstant { input: codes::name(l, v) }.into())
 }
