@@ -6,6 +6,7 @@ mod fold_batchnorm;
 mod fold_pad;
 mod fold_scale;
 mod narrow_constants;
+mod normalize_gemm;
 mod widen_half;
 
 use crate::graph::{Cycle, Graph, Node, NodeId, ValueId};
@@ -39,8 +40,9 @@ pub enum PassError {
 type Rewrite = fn(&mut Graph, NodeId) -> Result<bool, PassError>;
 
 /// In this order: what one leaves is what the next looks for.
-const PASSES: [(&str, Rewrite); 4] = [
+const PASSES: [(&str, Rewrite); 5] = [
     ("drop_identity", drop_identity::rewrite),
+    ("normalize_gemm", normalize_gemm::rewrite),
     ("fold_batchnorm", fold_batchnorm::rewrite),
     ("fold_scale", fold_scale::rewrite),
     ("fold_pad", fold_pad::rewrite),
