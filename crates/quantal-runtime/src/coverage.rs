@@ -66,10 +66,13 @@ pub enum Reason {
     ScalesDiffer,
     /// A zero point or bias lies outside of what the accumulator holds.
     AccumulatorRange,
-    /// So many products are summed that the accumulator may not hold their sum.
-    TooDeep,
     /// The scales of what it reads and makes have a ratio that no float stands for.
     ScaleRange,
+    /// A sum of so many products may leave the 32 bits of the accumulator.
+    ProductTooLong {
+        /// Number of products in a sum.
+        k: usize,
+    },
     /// These attributes have no integer form; the text says which.
     Attribute(String),
     /// The operator has no integer form.
@@ -95,7 +98,9 @@ impl fmt::Display for Reason {
             Self::ScalesDiffer => f.write_str("input and output have different qparams"),
             Self::AccumulatorRange => f.write_str("the bias does not fit a 32-bit accumulator"),
             Self::ScaleRange => f.write_str("its scales have a ratio beyond the range of a float"),
-            Self::TooDeep => f.write_str("it sums so many products that a 32-bit accumulator may overflow"),
+            Self::ProductTooLong { k } => {
+                write!(f, "the product is too long: a sum of {k} products of 8-bit values may overflow 32 bits")
+            }
             Self::Attribute(text) => f.write_str(text),
             Self::NoIntegerForm { op } => write!(f, "{op} has no integer form"),
             Self::ControlFlow => f.write_str("inside a control-flow subgraph"),

@@ -12,6 +12,7 @@ mod function;
 mod movement;
 mod norm;
 mod pool;
+mod prelu;
 mod region;
 mod softmax;
 mod table;
@@ -65,6 +66,7 @@ pub(crate) fn integer(l: &mut Lowering<'_>, id: NodeId) -> Result<Lowered> {
         Op::AveragePool | Op::GlobalAveragePool | Op::ReduceMean => pool::lower(l, id),
         Op::MaxPool => pool::maximum(l, id),
         Op::Softmax => softmax::lower(l, id),
+        Op::PRelu => prelu::lower(l, id),
         Op::MatMulInteger => dynamic::lower(l, id),
         Op::LayerNormalization | Op::RmsNormalization => norm::lower(l, id),
         Op::Clip if codes::is_of_codes(l, id) => codes::clip(l, id),

@@ -146,6 +146,12 @@ fn of_step(step: &Step, isa: Isa, x: &[usize], y: &[usize], plain: impl Fn() -> 
             let unit = if matches!(step, Step::MatMul) { Some(Unit::F32) } else { of_level(n) };
             gemm_work(kernel, unit, count(y), n, k, batch)
         }
+        Step::QStack(stack) => {
+            let (n, k) = stack.matrices.first().map_or((0, 0), |b| (b.n(), b.k()));
+            let batch = count(y.get(..y.len().saturating_sub(2)).unwrap_or_default());
+            let bytes = (stack.matrices.len() * n * k) as u64;
+            Work { bytes, ..gemm_work(kernel, of_level(n), count(y), n, k, batch) }
+        }
         Step::Op(_)
         | Step::Move(_)
         | Step::Activate(_)
@@ -156,6 +162,7 @@ fn of_step(step: &Step, isa: Isa, x: &[usize], y: &[usize], plain: impl Fn() -> 
         | Step::Edge(_)
         | Step::Join(_)
         | Step::QEltwise(_)
+        | Step::QPRelu(_)
         | Step::Lut(_)
         | Step::QPool(_)
         | Step::QMean(_)

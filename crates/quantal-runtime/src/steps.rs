@@ -12,8 +12,10 @@ pub mod product;
 pub mod qconv;
 pub mod qeltwise;
 pub mod qpool;
+pub mod qprelu;
 pub mod qproduct;
 pub mod qrows;
+pub mod qstack;
 pub mod row_product;
 pub mod tail;
 
@@ -66,6 +68,10 @@ pub enum Step {
     QProduct(Box<qproduct::QProduct>),
     /// A product of two run-time tensors of codes.
     QMatMul(Box<qproduct::QMatMul>),
+    /// A product of codes by a stack of constant matrices.
+    QStack(Box<qstack::QStack>),
+    /// A PRelu of codes.
+    QPRelu(Box<qprelu::QPRelu>),
     /// What is left of a Concat of codes whose other parts were written in place.
     Join(Box<join::Join>),
     /// A function of two codes.
@@ -114,6 +120,8 @@ impl Step {
             Self::QConv(_) => "conv_codes",
             Self::QProduct(_) => "product_codes",
             Self::QMatMul(_) => "matmul_codes",
+            Self::QStack(_) => "stack_codes",
+            Self::QPRelu(_) => "prelu_codes",
             Self::Join(_) => "join_codes",
             Self::QEltwise(_) => "eltwise_codes",
             Self::Lut(_) => "lut",
@@ -144,9 +152,11 @@ impl Step {
             Self::QConv(c) => matches!(c.end, codes::End::F32 { .. }),
             Self::QProduct(p) => matches!(p.end, codes::End::F32 { .. }),
             Self::QMatMul(p) => p.y.is_none(),
+            Self::QStack(p) => p.y.is_none(),
             Self::Edge(edge::Edge::Quantize(_) | edge::Edge::QuantizeMoved(_))
             | Self::Join(_)
             | Self::QEltwise(_)
+            | Self::QPRelu(_)
             | Self::Lut(_)
             | Self::QPool(_)
             | Self::QMean(_)
@@ -176,6 +186,8 @@ impl Step {
             | Self::MatMul
             | Self::Edge(_)
             | Self::QMatMul(_)
+            | Self::QStack(_)
+            | Self::QPRelu(_)
             | Self::QEltwise(_)
             | Self::Lut(_)
             | Self::QPool(_)
@@ -207,6 +219,8 @@ impl Step {
             | Self::Edge(_)
             | Self::QProduct(_)
             | Self::QMatMul(_)
+            | Self::QStack(_)
+            | Self::QPRelu(_)
             | Self::QEltwise(_)
             | Self::Lut(_)
             | Self::QPool(_)
@@ -249,6 +263,8 @@ impl Step {
             Self::QConv(conv) => Ok(vec![conv.run(None, inputs, env)?]),
             Self::QProduct(product) => Ok(vec![product.run(None, inputs, env)?]),
             Self::QMatMul(product) => Ok(vec![product.run(inputs, env)?]),
+            Self::QStack(product) => Ok(vec![product.run(inputs, env)?]),
+            Self::QPRelu(relu) => Ok(vec![relu.run(inputs, env)?]),
             Self::QEltwise(eltwise) => Ok(vec![eltwise.run(inputs, env)?]),
             Self::Lut(lut) => Ok(vec![lut.run(inputs, env)?]),
             Self::QPool(pool) => Ok(vec![pool.run(inputs, env)?]),

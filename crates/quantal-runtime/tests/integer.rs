@@ -479,3 +479,195 @@ fn norms_stay_within_a_step() {
         q.check(0);
     }
 }
+
+#[test]
+fn convolutions_over_three_axes_stay_within_a_step() {
+    let attrs = |pads: [i64; 6], strides: [i64; 3], dilations: [i64; 3], group: i64| {
+        Attrs::new()
+            .with("pads", Attr::Ints(pads.to_vec()))
+            .with("strides", Attr::Ints(strides.to_vec()))
+            .with("dilations", Attr::Ints(dilations.to_vec()))
+            .with("group", Attr::Int(group))
+    };
+    let cases = [
+        ([5, 4, 3, 3, 3], attrs([1; 6], [1; 3], [1; 3], 1)),
+        ([6, 2, 2, 3, 1], attrs([0, 1, 0, 2, 1, 0], [2, 1, 2], [1; 3], 2)),
+        ([4, 1, 3, 3, 3], attrs([1; 6], [1; 3], [1; 3], 4)),
+        ([7, 4, 1, 3, 3], attrs([0, 1, 1, 0, 1, 1], [1, 2, 1], [1; 3], 1)),
+        ([7, 4, 2, 1, 1], attrs([0; 6], [1; 3], [3, 1, 1], 1)),
+        ([3, 4, 5, 1, 1], attrs([4, 0, 0, 4, 0, 0], [3, 1, 1], [2, 1, 1], 1)),
+    ];
+    for (weight, attrs) in cases {
+        let mut q = Qdq::new();
+        let x = q.input("x", &[2, 4, 6, 5, 7], STEP, 117);
+        let (w, scales) = q.weight(&weight, 0);
+        let b = q.bias(STEP, &scales);
+        let y = q.g.node(Op::Conv, &[x, w, b], attrs);
+        let y = q.g.node(Op::Relu, &[y], Attrs::new());
+        q.output(y, 0.03, 4);
+        q.check(0);
+    }
+}
+
+#[test]
+fn the_largest_code_of_a_box_is_that_of_its_values() {
+    for (kernel, strides, pads) in [([2, 3, 2], [1, 2, 1], [0; 6]), ([3, 1, 2], [2, 1, 2], [1, 0, 1, 1, 0, 0])] {
+        let mut q = Qdq::new();
+        let x = q.input("x", &[2, 3, 5, 6, 7], STEP, 100);
+        let attrs = Attrs::new()
+            .with("kernel_shape", Attr::Ints(kernel.to_vec()))
+            .with("strides", Attr::Ints(strides.to_vec()))
+            .with("pads", Attr::Ints(pads.to_vec()));
+        let y = q.g.node(Op::MaxPool, &[x], attrs);
+        q.output(y, STEP, 100);
+        q.check(0);
+    }
+}
+
+#[test]
+fn stacks_of_weights_are_multiplied_matrix_by_matrix() {
+    let cases: [(&[usize], &[usize]); 5] = [
+        (&[3, 4, 5], &[3, 5, 6]),
+        (&[2, 1, 4, 5], &[3, 5, 6]),
+        (&[4, 5], &[2, 3, 5, 6]),
+        (&[2, 3, 4, 5], &[1, 1, 5, 6]),
+        (&[3, 1, 5], &[3, 5, 6]),
+    ];
+    for (x_shape, w_shape) in cases {
+        for one_scale in [true, false] {
+            let mut q = Qdq::new();
+            let x = q.input("x", x_shape, STEP, 90);
+            let n: usize = w_shape.iter().product();
+            let codes: Vec<i8> = data::uniform(n, 3).iter().map(|v| (v * 127.0) as i8).collect();
+            let scales: Vec<f32> = (0..6).map(|c| 0.004 + 0.0005 * c as f32).collect();
+            let scales = if one_scale { &scales[..1] } else { &scales[..] };
+            let last = w_shape.len() as i64 - 1;
+            let w = q.constant(w_shape, &codes, scales, last);
+            let y = q.g.node(Op::MatMul, &[x, w], Attrs::new());
+            q.output(y, 0.01, 120);
+            // With a bias that a node of its own adds.
+            let bias =
+                q.g.constant("bias", Tensor::from_slice(&[1, 6], &[0.3_f32, -0.2, 0.1, 0.0, 0.5, -0.4]).unwrap());
+            let z = q.g.node(Op::MatMul, &[x, w], Attrs::new());
+            let z = q.g.node(Op::Add, &[z, bias], Attrs::new());
+            q.output(z, 0.01, 120);
+            q.check(0);
+        }
+    }
+}
+
+#[test]
+fn slopes_of_a_prelu_are_multipliers() {
+    let slope = |shape: &[usize]| data::tensor(shape, 9);
+    for (x_shape, shape) in [
+        (&[2, 5, 3, 4][..], &[5, 1, 1][..]),
+        (&[2, 5, 3, 4], &[1, 5, 1, 1]),
+        (&[2, 5, 3, 4], &[4]),
+        (&[2, 5, 3, 4], &[5, 3, 1]),
+        (&[2, 5, 3, 4], &[1]),
+        (&[3, 70], &[70]),
+        (&[2, 5, 9], &[5, 1]),
+    ] {
+        let mut q = Qdq::new();
+        let x = q.input("x", x_shape, STEP, 120);
+        let slope = q.g.constant("slope", slope(shape));
+        let y = q.g.node(Op::PRelu, &[x, slope], Attrs::new());
+        q.output(y, 0.9 * STEP, 100);
+        q.check(0);
+    }
+}
+
+#[test]
+fn means_over_axes_in_the_middle_stay_within_a_step() {
+    for (axes, keep) in [(&[1][..], true), (&[1, 2], false), (&[0], true), (&[0, 1, 2, 3], true)] {
+        let mut q = Qdq::new();
+        let x = q.input("x", &[2, 3, 4, 5], STEP, 120);
+        let attrs = Attrs::new().with("axes", Attr::Ints(axes.to_vec())).with("keepdims", Attr::Int(i64::from(keep)));
+        let y = q.g.node(Op::ReduceMean, &[x], attrs);
+        if !keep {
+            q.output(y, STEP, 120);
+            q.check(0);
+            continue;
+        }
+        // The mean of everything is one number: with the input added, the output says something.
+        let y = q.pair(y, STEP, 120);
+        let y = q.g.node(Op::Add, &[y, x], Attrs::new());
+        q.output(y, 2.0 * STEP, 128);
+        q.check(0);
+    }
+}
+
+#[test]
+fn padding_that_follows_from_the_size_of_an_image_is_found_when_it_runs() {
+    for (auto, strides) in [("SAME_UPPER", [2, 2]), ("SAME_LOWER", [2, 3]), ("SAME_UPPER", [3, 1])] {
+        for group in [1, 4] {
+            let mut q = Qdq::new();
+            let x = q.input("x", &[1, 4, 9, 8], STEP, 117);
+            let (w, scales) = q.weight(&[8, 4 / group, 3, 5], 0);
+            let b = q.bias(STEP, &scales);
+            let attrs = Attrs::new()
+                .with("auto_pad", Attr::Str(auto.as_bytes().into()))
+                .with("strides", Attr::Ints(strides.to_vec()))
+                .with("group", Attr::Int(group as i64));
+            let y = q.g.node(Op::Conv, &[x, w, b], attrs);
+            let y = q.pair(y, 0.03, 100);
+            q.g.output(y);
+            let input = q.g.graph.inputs[0];
+            let ids: Vec<ValueId> = q.g.graph.values().map(|(v, _)| v).collect();
+            for v in ids.into_iter().filter(|v| q.g.graph.value(*v).constant.is_none()) {
+                q.g.graph.value_mut(v).shape = None;
+            }
+            q.g.graph.value_mut(input).shape =
+                Some(vec![Dim::Known(1), Dim::Known(4), Dim::Symbol("h".into()), Dim::Symbol("w".into())]);
+            infer::run(&mut q.g.graph).unwrap();
+            for [h, w] in [[9, 8], [10, 7], [2, 1], [12, 12]] {
+                let feed = vec![("x".to_string(), data::tensor(&[1, 4, h, w], 5))];
+                let simulated = compile(&q.g.graph, Mode::Simulate, Isa::PORTABLE).unwrap();
+                let float = Session::new(simulated, 1).run(&feed).unwrap();
+                for isa in Isa::available() {
+                    let program = compile(&q.g.graph, Mode::Integer, isa).unwrap();
+                    assert!(program.coverage.fallbacks().next().is_none(), "{:?}", program.coverage.rows);
+                    let found = Session::new(program, 2).run(&feed).unwrap();
+                    assert_eq!(found[0].1.shape(), float[0].1.shape());
+                    for (a, b) in found[0].1.as_slice::<f32>().iter().zip(float[0].1.as_slice::<f32>()) {
+                        assert!((a - b).abs() < 1.01 * 0.03, "{auto} {strides:?} {h}x{w}: {a} instead of {b}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn small_forms_that_are_valid_run() {
+    // The only window of a pool hangs over the end of the image.
+    for op in [Op::MaxPool, Op::AveragePool] {
+        let mut q = Qdq::new();
+        let x = q.input("x", &[1, 3, 2, 7], STEP, 120);
+        let attrs = Attrs::new()
+            .with("kernel_shape", Attr::Ints(vec![3, 3]))
+            .with("strides", Attr::Ints(vec![2, 2]))
+            .with("ceil_mode", Attr::Int(1));
+        let y = q.g.node(op, &[x], attrs);
+        q.output(y, STEP, 120);
+        q.check(0);
+    }
+
+    // A mean of rank 1, and scales of a normalization that are broadcast along its rows.
+    let mut q = Qdq::new();
+    let x = q.input("x", &[9], STEP, 120);
+    let mean = q.g.node(Op::ReduceMean, &[x], Attrs::new().with("axes", Attr::Ints(vec![0])));
+    let mean = q.pair(mean, STEP, 120);
+    let y = q.g.node(Op::Add, &[mean, x], Attrs::new());
+    q.output(y, 2.0 * STEP, 128);
+    q.check(0);
+    for (gamma, beta) in [(&[1][..], &[6][..]), (&[1, 1, 6], &[1]), (&[1, 6], &[1, 1, 1])] {
+        let mut q = Qdq::new();
+        let x = q.input("x", &[2, 3, 6], STEP, 120);
+        let gamma = q.g.constant("gamma", data::tensor(gamma, 3));
+        let beta = q.g.constant("beta", data::tensor(beta, 4));
+        let y = q.g.node(Op::LayerNormalization, &[x, gamma, beta], Attrs::new());
+        q.output(y, 0.02, 128);
+        q.check(0);
+    }
+}

@@ -22,6 +22,10 @@ pub(super) fn of_node(l: &mut Lowering<'_>, node: &Node) -> Rule<Function> {
             let alpha = f64::from(attr(l, float("alpha", 0.01))?);
             Box::new(move |x| if x < 0.0 { alpha * x } else { x })
         }
+        Op::PRelu => {
+            let slope = scalar(l, node.input(1), 0.0)?;
+            Box::new(move |x| if x < 0.0 { slope * x } else { x })
+        }
         Op::Elu => {
             let alpha = f64::from(attr(l, float("alpha", 1.0))?);
             Box::new(move |x| if x < 0.0 { alpha * libm::expm1(x) } else { x })

@@ -27,22 +27,15 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
         }
         Op::GlobalAveragePool => {
             let rank = rank.filter(|&r| r >= 3).ok_or_else(|| refused("its input has no spatial axes"))?;
-            let step = QMean { x: x.codes, y: target.codes, keep: true, last: false };
+            let step = QMean { x: x.codes, y: target.codes, first: 1, count: rank - 2, keep: true };
             (Step::QMean(step), Layout::ChannelsLast, Some(rank))
         }
         _ => {
             let rank = rank.ok_or_else(|| refused("the rank of its input is not known"))?;
-            let (last, layout) = reduced_axes(l, &node, rank)?;
+            let (first, count, layout) = reduced_axes(l, &node, rank)?;
             let keep = attr(l, node.attrs.flag("keepdims", true))?;
-            let step = QMean { x: x.codes, y: target.codes, keep, last };
-            let rank_out = if keep {
-                rank
-            } else if last {
-                rank - 1
-            } else {
-                2
-            };
-            (Step::QMean(step), layout, Some(rank_out))
+            let step = QMean { x: x.codes, y: target.codes, first, count, keep };
+            (Step::QMean(step), layout, Some(if keep { rank } else { rank - count }))
         }
     };
     let from = l.slot(x.value, layout)?;
@@ -54,31 +47,40 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
     Ok(())
 }
 
-/// Whether a ReduceMean runs over the last axis, or over all spatial axes of a channels-last tensor.
-fn reduced_axes(l: &mut Lowering<'_>, node: &Node, rank: usize) -> Rule<(bool, Layout)> {
+/// The axes of a ReduceMean as they lie in a layout, if they lie next to each other: the first and their number. All
+/// spatial axes are taken channels-last, as convolutions leave them.
+fn reduced_axes(l: &mut Lowering<'_>, node: &Node, rank: usize) -> Rule<(usize, usize, Layout)> {
     let given = match node.input(1) {
         Some(v) => l.constant(v)?.and_then(|t| t.to_i64_vec()),
         None => attr(l, node.attrs.ints("axes"))?.map(<[i64]>::to_vec),
     };
-    let other = || Reason::Attribute("means over other than the last or all spatial axes".into());
+    let other = || Reason::Attribute("a mean over axes that do not lie next to each other, or of all axes".into());
     let mut axes = Vec::new();
     for a in given.ok_or_else(other)? {
         axes.push(attr(l, normalize_axis(a, rank))?);
     }
     axes.sort_unstable();
-    if axes == [rank - 1] {
-        return Ok((true, Layout::Standard));
+    axes.dedup();
+    let Some(&first) = axes.first() else { return Err(other().into()) };
+    if rank >= 3 && axes.iter().copied().eq(2..rank) && axes.len() > 1 {
+        return Ok((1, rank - 2, Layout::ChannelsLast));
     }
-    if rank >= 3 && axes == (2..rank).collect::<Vec<_>>() {
-        return Ok((false, Layout::ChannelsLast));
+    if axes.iter().copied().eq(first..first + axes.len()) {
+        return Ok((first, axes.len(), Layout::Standard));
     }
     Err(other().into())
 }
 
 fn window(l: &Lowering<'_>, node: &Node) -> Rule<PoolAttrs> {
     let attrs = attr(l, PoolAttrs::of(&node.attrs))?;
-    if !(1..=2).contains(&attrs.window.kernel.len()) {
-        return Err(Reason::Attribute("only one or two spatial axes have an integer form".into()).into());
+    let most = if node.op == Op::MaxPool { 3 } else { 2 };
+    if !(1..=most).contains(&attrs.window.kernel.len()) {
+        let text = if most == 3 {
+            "only one to three spatial axes have an integer form"
+        } else {
+            "only means over one or two spatial axes have an integer form"
+        };
+        return Err(Reason::Attribute(text.into()).into());
     }
     Ok(attrs)
 }

@@ -1,5 +1,7 @@
 //! Convolutions and products by constant codes: integer accumulators, requantized for each channel.
 
+mod stacked;
+
 use super::codes::{self, Operand, Target, Weights};
 use super::{Rule, Stop, attr, prepared};
 use crate::compile::Lowering;
@@ -11,12 +13,12 @@ use crate::steps::codes::{CodesEnd, End, multipliers};
 use crate::steps::conv::packing_geometry;
 use crate::steps::qconv::{Packed, QConv};
 use crate::steps::qproduct::{QMatMul, QProduct};
-use quantal_ir::op::conv::{AutoPad, ConvAttrs, ConvTransposeAttrs};
+use quantal_ir::op::conv::{AutoPad, ConvAttrs, ConvTransposeAttrs, Window};
 use quantal_ir::op::gemm::GemmAttrs;
 use quantal_ir::{Node, NodeId, Op, ValueId};
 use quantal_kernels::conv::PackedConv;
 use quantal_kernels::dwconv::PackedDwConv;
-use quantal_kernels::pack::{BView, PackedB};
+use quantal_kernels::pack::{BView, MAX_K_SIGNED, MAX_K_UNSIGNED, PackedB};
 use quantal_kernels::{ConvGeometry, KernelError};
 
 /// Codes after the node, or floats if nothing quantizes its output.
@@ -74,7 +76,7 @@ impl Goal {
 
 fn kernel<T>(l: &Lowering<'_>, value: Result<T, KernelError>) -> Rule<T> {
     match value {
-        Err(KernelError::TooDeep { .. }) => Err(Reason::TooDeep.into()),
+        Err(KernelError::TooDeep { k, .. }) => Err(Reason::ProductTooLong { k }.into()),
         other => prepared(l, other.map_err(crate::steps::codes::refused)),
     }
 }
@@ -92,7 +94,7 @@ fn scales_of_sums(x: &Operand, w: &Weights) -> Vec<f32> {
     w.scale.iter().map(|w| x.codes.affine.scale * w).collect()
 }
 
-/// Conv and ConvTranspose over one or two spatial axes.
+/// Conv over one to three spatial axes, ConvTranspose over one or two.
 pub(super) fn convolution(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
     let node = l.graph.node(id).clone();
     let x = codes::operand(l, node.input(0))?;
@@ -100,11 +102,17 @@ pub(super) fn convolution(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
     let w = codes::weights(l, weight)?;
     let y = node.output(0).ok_or_else(|| refused("has no output"))?;
     let shape = w.tensor.shape().to_vec();
-    if !(3..=4).contains(&shape.len()) || shape.contains(&0) {
-        return Err(refused("only one or two spatial axes have an integer form"));
+    let transposed = node.op == Op::ConvTranspose;
+    let most = if transposed { 4 } else { 5 };
+    if !(3..=most).contains(&shape.len()) || shape.contains(&0) {
+        let text = if transposed {
+            "only transposed convolutions over one or two axes have an integer form"
+        } else {
+            "only convolutions over one to three axes have an integer form"
+        };
+        return Err(refused(text));
     }
     let mut attrs = attr(l, ConvAttrs::of(&node.attrs, &shape))?;
-    let transposed = node.op == Op::ConvTranspose;
     let (c_in, c_out) = if transposed {
         (shape[0], shape[1].saturating_mul(attrs.group))
     } else {
@@ -122,14 +130,16 @@ pub(super) fn convolution(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
     let goal = goal(l, y)?;
     let end = goal.end(&x, &w)?;
     let sizes = node.input(0).map_or_else(Vec::new, |x| l.spatial_sizes(x));
-    let weights = pack(l, &attrs, deconv, &sizes, [c_in, c_out], &w)?;
+    let flat = flat_window(&attrs.window);
+    let weights = pack(l, &attrs, &flat, deconv, &sizes, [c_in, c_out], &w)?;
     let w_zero_points = if matches!(weights, Packed::Depthwise(_)) { Vec::new() } else { zero_points(&w) };
-    let conv = QConv { attrs, c_in, c_out, x: x.codes, weights, w_zero_points, bias, end };
+    let conv = QConv { attrs, flat, c_in, c_out, x: x.codes, weights, w_zero_points, bias, end };
     let name = conv.kernel();
     goal.emit(l, id, name, Step::QConv(Box::new(conv)), (x.value, Layout::ChannelsLast), Some(shape.len()))
 }
 
-/// Makes padding explicit, since packed weights hold where their taps lie.
+/// Makes padding explicit where it is the same for every image, since packed weights hold where their taps lie. That of
+/// a convolution with strides and `auto_pad` follows from an image's size, and stays as it is where that is free.
 fn resolve_padding(
     l: &Lowering<'_>,
     node: &Node,
@@ -140,18 +150,22 @@ fn resolve_padding(
     let shape = node.input(0).and_then(|x| l.graph.value(x).shape.clone());
     let size = |i: usize| shape.as_ref().and_then(|s| s.get(i + 2)?.known());
     let window = &mut attrs.window;
+    let same = matches!(window.auto_pad, AutoPad::SameUpper | AutoPad::SameLower);
+    if deconv.is_none() && same && (0..window.kernel.len()).any(|i| window.strides[i] > 1 && size(i).is_none()) {
+        return Ok(());
+    }
     for i in 0..window.kernel.len() {
         let (before, after) = match (deconv, window.auto_pad) {
             (None, AutoPad::Explicit) => (window.pads_begin[i], window.pads_end[i]),
             (None, AutoPad::Valid) => (0, 0),
             (None, AutoPad::SameUpper | AutoPad::SameLower) => {
                 // With stride 1 the padding is the same for every size.
-                let any = (window.strides[i] == 1).then_some(window.extent(i).ok_or_else(overflow)?);
-                let size = size(i).or(any).ok_or_else(|| refused("auto_pad on an image of free size"))?;
-                window.padding(i, size).ok_or_else(overflow)?
+                let any = window.extent(i).ok_or_else(overflow)?;
+                window.padding(i, size(i).unwrap_or(any)).ok_or_else(overflow)?
             }
-            (Some(d), auto) => {
-                let free = auto == AutoPad::Explicit && d.output_shape.is_none();
+            (Some(d), _) => {
+                // What `auto_pad` takes away is what the last window reaches beyond its stride, whatever the size.
+                let free = d.output_shape.is_none();
                 let size =
                     size(i).or(free.then_some(1)).ok_or_else(|| refused("an output size on an image of free size"))?;
                 let (before, after, _) = d.axis(i, size).ok_or_else(overflow)?;
@@ -167,23 +181,67 @@ fn resolve_padding(
     Ok(())
 }
 
+/// The window that kernels see: the last two axes, or the only one, with the padding that packed weights hold.
+fn flat_window(window: &Window) -> Window {
+    let first = window.kernel.len().saturating_sub(2);
+    let of = |list: &[usize]| list[first..].to_vec();
+    let pads =
+        |list: &[usize]| if window.auto_pad == AutoPad::Explicit { of(list) } else { vec![0; list.len() - first] };
+    Window {
+        kernel: of(&window.kernel),
+        strides: of(&window.strides),
+        dilations: of(&window.dilations),
+        pads_begin: pads(&window.pads_begin),
+        pads_end: pads(&window.pads_end),
+        auto_pad: AutoPad::Explicit,
+    }
+}
+
+/// Weights `[c_out, c, planes, h, w]` as those of an image whose channels are planes side by side: `[c_out, planes, c, h,
+/// w]`.
+fn side_by_side(bytes: &[u8], shape: &[usize]) -> Vec<u8> {
+    let [_, c, planes, rest @ ..] = shape else { return bytes.to_vec() };
+    let taps: usize = rest.iter().product();
+    let mut out = Vec::with_capacity(bytes.len());
+    for of_output in bytes.chunks_exact(c * planes * taps) {
+        for plane in 0..*planes {
+            for channel in of_output.chunks_exact(planes * taps) {
+                out.extend_from_slice(&channel[plane * taps..][..taps]);
+            }
+        }
+    }
+    out
+}
+
 fn pack(
     l: &Lowering<'_>,
     attrs: &ConvAttrs,
+    flat: &Window,
     deconv: Option<ConvTransposeAttrs>,
     sizes: &[Option<usize>],
     [c_in, c_out]: [usize; 2],
     w: &Weights,
 ) -> Rule<Packed> {
     let overflow = || OpError::invalid("the window overflows");
-    let bytes = w.tensor.bytes();
+    let (bytes, shape) = (w.tensor.bytes(), w.tensor.shape());
     if let Some(d) = deconv {
-        let base = prepared(l, packing_geometry(&attrs.window, sizes, c_in, c_in, attrs.group).ok_or_else(overflow))?;
+        let base = prepared(l, packing_geometry(flat, sizes, c_in, c_in, attrs.group).ok_or_else(overflow))?;
         let geometry = ConvGeometry { c_out, h: 1, w: 1, h_out: 1, w_out: 1, ..base };
         let packed = kernel(l, PackedConv::pack_transposed(l.isa, &geometry, bytes, w.signed))?;
         return Ok(Packed::Transposed(Box::new(packed), d));
     }
-    let geometry = prepared(l, packing_geometry(&attrs.window, sizes, c_in, c_out, attrs.group).ok_or_else(overflow))?;
+    let deep = shape.len() == 5;
+    let planes = if deep { shape[2] } else { 1 };
+    let reordered;
+    let bytes = if planes > 1 {
+        reordered = side_by_side(bytes, shape);
+        &reordered[..]
+    } else {
+        bytes
+    };
+    let sizes = if deep { sizes.get(1..).unwrap_or_default() } else { sizes };
+    let c_in = prepared(l, c_in.checked_mul(planes).ok_or_else(overflow))?;
+    let geometry = prepared(l, packing_geometry(flat, sizes, c_in, c_out, attrs.group).ok_or_else(overflow))?;
     if geometry.is_depthwise() && c_in == c_out {
         let packed = PackedDwConv::pack(l.isa, &geometry, bytes, w.signed, &zero_points(w));
         return Ok(Packed::Depthwise(Box::new(kernel(l, packed)?)));
@@ -203,6 +261,9 @@ pub(super) fn product(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
         }
         Err(stop) => return Err(stop),
     };
+    if node.op == Op::MatMul && w.tensor.rank() > 2 {
+        return stacked::lower(l, id, &node, x, &w);
+    }
     let y = node.output(0).ok_or_else(|| refused("has no output"))?;
     let &[rows, columns] = w.tensor.shape() else { return Err(refused("weights of other than two dimensions")) };
     let transposed = if node.op == Op::Gemm {
@@ -230,7 +291,7 @@ pub(super) fn product(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
     let mut out = y;
     let mut added = None;
     if bias.is_none()
-        && let Some((add, vector, sum)) = bias_after(l, y, n)?
+        && let Some((add, vector, sum)) = bias_after(l, y, n, l.rank(x.value))?
         && let Ok(b) = codes::bias(l, vector, &scales, n)
     {
         (bias, out, added) = (Some(b), sum, Some(add));
@@ -253,8 +314,14 @@ pub(super) fn product(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
     Ok(())
 }
 
-/// An Add of a constant vector of `n` elements that alone reads `y`: the node, the vector and the sum.
-fn bias_after(l: &mut Lowering<'_>, y: ValueId, n: usize) -> Rule<Option<(NodeId, ValueId, ValueId)>> {
+/// An Add of a constant vector along the `n` columns, or of one number, that alone reads `y` of `rank` dimensions: the
+/// node, the vector and the sum.
+fn bias_after(
+    l: &mut Lowering<'_>,
+    y: ValueId,
+    n: usize,
+    rank: Option<usize>,
+) -> Rule<Option<(NodeId, ValueId, ValueId)>> {
     let Some(reader) = l.sole_reader(y) else { return Ok(None) };
     let node = l.graph.node(reader).clone();
     if node.op != Op::Add {
@@ -262,7 +329,10 @@ fn bias_after(l: &mut Lowering<'_>, y: ValueId, n: usize) -> Rule<Option<(NodeId
     }
     let (Some(a), Some(b), Some(sum)) = (node.input(0), node.input(1), node.output(0)) else { return Ok(None) };
     let vector = if a == y { b } else { a };
-    let fits = l.constant(vector)?.is_some_and(|t| t.rank() == 1 && t.len() == n);
+    let fits = l.constant(vector)?.is_some_and(|t| {
+        let vector = t.len() == n && t.shape().last() == Some(&n);
+        (vector || t.len() == 1) && rank.is_some_and(|r| t.rank() <= r)
+    });
     Ok(fits.then_some((reader, vector, sum)))
 }
 
@@ -271,6 +341,11 @@ fn matmul(l: &mut Lowering<'_>, id: NodeId, node: &Node, a: Operand) -> Rule<()>
     let b = codes::operand(l, node.input(1))?;
     let mut y = node.output(0).ok_or_else(|| refused("has no output"))?;
     let ranks = [a, b].map(|o| l.rank(o.value).unwrap_or(0));
+    let most = if b.codes.signed { MAX_K_SIGNED } else { MAX_K_UNSIGNED };
+    let known = node.input(0).and_then(|a| l.graph.value(a).shape.as_ref()?.last()?.known());
+    if let Some(k) = known.filter(|&k| k > most) {
+        return Err(Reason::ProductTooLong { k }.into());
+    }
     if ranks.iter().any(|&r| r < 2) {
         return Err(refused("the rank of an input is not known or below 2"));
     }

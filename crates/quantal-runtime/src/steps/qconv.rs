@@ -1,14 +1,19 @@
 //! Convolutions of 8-bit codes, channels-last.
+//!
+//! Kernels know images of two axes. Over three axes, the planes that a window sees are put side by side as channels, and
+//! each window along the third axis is an image. Padding that follows from an image's size is written around it first:
+//! packed weights hold where their taps lie.
 
 use super::Env;
-use super::codes::{Codes, End};
+use super::codes::{Codes, End, refused};
 use super::conv::geometry;
 use crate::ops::{Inputs, OpError, optional, required};
-use quantal_ir::op::conv::{ConvAttrs, ConvTransposeAttrs};
+use quantal_ir::op::conv::{AutoPad, ConvAttrs, ConvTransposeAttrs, Window};
 use quantal_kernels::ConvGeometry;
 use quantal_kernels::conv::{ConvCall, PackedConv, conv};
 use quantal_kernels::dwconv::{DwConvCall, PackedDwConv, dwconv};
-use quantal_tensor::Tensor;
+use quantal_kernels::planes::{self, Taps};
+use quantal_tensor::{DType, Tensor};
 use std::fmt;
 
 /// Packed weights, and which kernel family reads them.
@@ -21,10 +26,12 @@ pub enum Packed {
     Transposed(Box<PackedConv>, ConvTransposeAttrs),
 }
 
-/// A convolution of codes over one or two spatial axes.
+/// A convolution of codes over one to three spatial axes.
 pub struct QConv {
-    /// Window and groups, with padding resolved.
+    /// Window and groups. Padding is explicit, unless it follows from the size of each image.
     pub attrs: ConvAttrs,
+    /// The window over the last two axes (or the only one) that the weights are packed for.
+    pub flat: Window,
     /// Input channels.
     pub c_in: usize,
     /// Output channels.
@@ -67,7 +74,7 @@ impl QConv {
         self.end.under().filter(|_| !added)
     }
 
-    /// Convolves `[N, H, W, C]` or `[N, W, C]`; `under` is the input that the result is [written over](Self::under).
+    /// Convolves `[N, D, H, W, C]`, `[N, H, W, C]` or `[N, W, C]`; `under` is the input that the result is [written over](Self::under).
     pub(crate) fn run(&self, under: Option<Tensor>, inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, OpError> {
         let begun = usize::from(self.end.under() == Some(0));
         let tensor = required(inputs, begun)?;
@@ -77,19 +84,29 @@ impl QConv {
                 format!("expects {spatial} spatial axes and {} channels, found {s:?} (channels last)", self.c_in);
             return Err(OpError::Invalid(text));
         }
-        let image = if spatial == 1 { [s[0], 1, s[1], s[2]] } else { [s[0], s[1], s[2], s[3]] };
+        let wrong = || OpError::invalid(format!("the window does not fit an input of shape {s:?} (channels last)"));
+        let mut image = match *s {
+            [n, w, c] => [n, 1, w, c],
+            [n, h, w, c] => [n, h, w, c],
+            [n, d, h, w, c] => [n.checked_mul(d).ok_or_else(wrong)?, h, w, c],
+            _ => return Err(wrong()),
+        };
+        let padded = self.padded(x, &mut image, env)?;
+        let x = padded.as_ref().map_or(x, Tensor::bytes);
+        let windows = if spatial == 3 { self.attrs.window.output_size(0, s[1], false) } else { Some(1) };
+        let windows = windows.ok_or_else(wrong)?;
+        let side_by_side = if spatial == 3 { self.side_by_side(x, s[1], windows, &mut image, env)? } else { None };
+        let x = side_by_side.as_ref().map_or(x, Tensor::bytes);
+
         let g = match &self.weights {
-            Packed::Dense(_) | Packed::Depthwise(_) => {
-                geometry(&self.attrs.window, image, self.c_out, self.attrs.group)
-            }
+            Packed::Dense(_) | Packed::Depthwise(_) => geometry(&self.flat, image, self.c_out, self.attrs.group),
             Packed::Transposed(w, attrs) => transposed_geometry(attrs, image, w.geometry()),
         };
-        let g = g.ok_or_else(|| {
-            OpError::invalid(format!("the window does not fit an input of shape {s:?} (channels last)"))
-        })?;
+        let g = g.ok_or_else(wrong)?;
         let shape = match spatial {
             1 => vec![g.batch, g.w_out, g.c_out],
-            _ => vec![g.batch, g.h_out, g.w_out, g.c_out],
+            2 => vec![g.batch, g.h_out, g.w_out, g.c_out],
+            _ => vec![s[0], windows, g.h_out, g.w_out, g.c_out],
         };
         let (x_signed, x_zero_point) = (self.x.signed, self.x.affine.zero_point);
         let residual = optional(inputs, begun + 1);
@@ -105,6 +122,68 @@ impl QConv {
                 dwconv(DwConvCall { x, x_signed, x_zero_point, geometry: &g, weights, epilogue }, env.threads)
             }
         })
+    }
+}
+
+impl QConv {
+    /// The images with the padding that follows from their size around them, and what they measure then; `None` if
+    /// there is none to add.
+    fn padded(&self, x: &[u8], image: &mut [usize; 4], env: &mut Env<'_>) -> Result<Option<Tensor>, OpError> {
+        let window = &self.attrs.window;
+        if window.auto_pad == AutoPad::Explicit {
+            return Ok(None);
+        }
+        let [n, h, w, c] = *image;
+        let last = window.kernel.len() - 1;
+        let overflow = || OpError::invalid("the padding overflows");
+        let (left, right) = window.padding(last, w).ok_or_else(overflow)?;
+        let vertical = if last == 0 { Some((0, 0)) } else { window.padding(last - 1, h) };
+        let (top, bottom) = vertical.ok_or_else(overflow)?;
+        let pads = [top, left, bottom, right];
+        if pads == [0; 4] {
+            return Ok(None);
+        }
+        let sum = |a: usize, b: usize, c: usize| a.checked_add(b)?.checked_add(c);
+        let to = [n, sum(top, h, bottom).ok_or_else(overflow)?, sum(left, w, right).ok_or_else(overflow)?, c];
+        let mut out = env.pool.tensor(DType::U8, &to)?;
+        planes::pad(x, *image, pads, self.zero(), out.as_mut_slice::<u8>()?, env.threads).map_err(refused)?;
+        *image = to;
+        Ok(Some(out))
+    }
+
+    /// The planes that each of `windows` windows along the first of three axes sees, as channels of an image; `None` if
+    /// each sees the plane of its own index alone.
+    fn side_by_side(
+        &self,
+        x: &[u8],
+        depth: usize,
+        windows: usize,
+        image: &mut [usize; 4],
+        env: &mut Env<'_>,
+    ) -> Result<Option<Tensor>, OpError> {
+        let window = &self.attrs.window;
+        let overflow = || OpError::invalid("the images of a third axis overflow");
+        let (pad, _) = window.padding(0, depth).ok_or_else(overflow)?;
+        let (kernel, stride, dilation) = (window.kernel[0], window.strides[0], window.dilations[0]);
+        if (kernel, stride, pad, windows) == (1, 1, 0, depth) {
+            return Ok(None);
+        }
+        let [planes, h, w, c] = *image;
+        let batch = planes.checked_div(depth).unwrap_or(0);
+        let (images, wide) = (batch.checked_mul(windows), c.checked_mul(kernel));
+        let to = [images.ok_or_else(overflow)?, h, w, wide.ok_or_else(overflow)?];
+        let mut out = env.pool.tensor(DType::U8, &to)?;
+        let pixels = h.checked_mul(w).ok_or_else(overflow)?;
+        let sizes = [batch, depth, pixels, self.attrs.group, c / self.attrs.group];
+        let taps = Taps { kernel, stride, dilation, pad, windows };
+        planes::side_by_side(x, sizes, taps, self.zero(), out.as_mut_slice::<u8>()?, env.threads).map_err(refused)?;
+        *image = to;
+        Ok(Some(out))
+    }
+
+    /// The byte of the code of real 0.
+    fn zero(&self) -> u8 {
+        self.x.affine.zero_point as u8
     }
 }
 
