@@ -149,6 +149,9 @@ impl Calibration {
             }
         }
         let nothing = Range { min: 0.0, max: 0.0 };
-        Ok((seen.unwrap_or(nothing), chosen.unwrap_or(nothing)))
+        // Where nothing but zeros was seen any range is as good, but not for the bias of a product that reads the value:
+        // a step of 1 would round it to whole steps of the weights.
+        let fine = Range { min: 0.0, max: 1.0 };
+        Ok((seen.unwrap_or(nothing), chosen.filter(|r| *r != nothing).unwrap_or(fine)))
     }
 }

@@ -9,8 +9,11 @@ mod attention;
 mod fixed_point;
 pub(crate) mod form;
 mod fuse;
+mod lowered;
 mod region;
 mod share;
+
+pub(crate) use lowered::refused_in;
 
 use crate::error::{Error, Result};
 use crate::observer::Observer;
@@ -90,12 +93,26 @@ pub struct Placement {
     pub decisions: Vec<Decision>,
 }
 
-/// Decides where integers go in a float graph.
+/// Decides where integers go in a float graph. What the runtime would run in float all the same is left there.
 pub fn place(graph: &Graph, recipe: &Recipe) -> Result<Placement> {
-    place_except(graph, recipe, &BTreeMap::new())
+    place_except(graph, recipe, &refusals(graph, recipe)?)
 }
 
-/// The same, with nodes that stay in float for reasons of their own.
+/// The nodes that have an integer form by their operator and that the compiler runs in float, with its reasons. It is
+/// asked with numbers of no meaning: those of calibration can add to these ([`refused_in`]).
+pub(crate) fn refusals(graph: &Graph, recipe: &Recipe) -> Result<BTreeMap<NodeId, String>> {
+    let mut refused = BTreeMap::new();
+    loop {
+        let placement = place_except(graph, recipe, &refused)?;
+        let found = lowered::refused(graph, &placement)?;
+        if found.is_empty() {
+            return Ok(refused);
+        }
+        refused.extend(found);
+    }
+}
+
+/// The same as [`place`], with the nodes of `exceptions` in float for the reasons given. The compiler is not asked.
 pub fn place_except(graph: &Graph, recipe: &Recipe, exceptions: &BTreeMap<NodeId, String>) -> Result<Placement> {
     // A QuantizeLinear or DequantizeLinear that could not be taken out runs as it is.
     let stays = |op| form::is_quantize(op) || form::is_dequantize(op);
@@ -149,8 +166,9 @@ pub fn idle_overrides(graph: &Graph, recipe: &Recipe) -> Result<Vec<IdleOverride
     if recipe.overrides.is_empty() {
         return Ok(Vec::new());
     }
+    let refused = refusals(graph, &Recipe { overrides: Vec::new(), ..recipe.clone() })?;
     let choices = |recipe: &Recipe| -> Result<_> {
-        let Placement { plan, groups, .. } = place(graph, recipe)?;
+        let Placement { plan, groups, .. } = place_except(graph, recipe, &refused)?;
         let schemes: Vec<(ValueId, Scheme)> = plan.encodings.iter().map(|(&v, e)| (v, e.scheme)).collect();
         let float: Vec<NodeId> = plan.fallback.into_keys().collect();
         Ok((schemes, float, groups.iter().map(|g| g.observer).collect::<Vec<_>>()))

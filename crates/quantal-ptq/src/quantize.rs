@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::observer::Range;
 use crate::orders;
 use crate::place::form::is_norm;
-use crate::place::{Decision, Placement, Verdict, place, place_except};
+use crate::place::{Decision, Placement, Verdict, place, place_except, refusals, refused_in};
 use crate::recipe::{Recipe, Rounding};
 use crate::rounding::{Rounded, round_weights};
 use crate::smooth_quant::{Smoothed, smooth};
@@ -98,6 +98,8 @@ pub struct Prepared {
     calibration: Calibration,
     /// Weights whose codes were chosen with their data in view.
     rounded: BTreeMap<ValueId, Rounded>,
+    /// Nodes that the compiler runs in float, and why.
+    refused: BTreeMap<NodeId, String>,
     isa: Isa,
 }
 
@@ -114,7 +116,8 @@ pub fn prepare(graph: &Graph, recipe: &Recipe, runs: &mut Runs<'_>) -> Result<Pr
     let rearranged = rearrange(&mut graph, recipe, runs)?;
     // Only now: a search may have left in float what was added here.
     recipe.check_overrides(&graph.nodes().map(|(_, n)| &*n.name).collect::<Vec<_>>())?;
-    let placement = place(&graph, recipe)?;
+    let refused = refusals(&graph, recipe)?;
+    let placement = place_except(&graph, recipe, &refused)?;
     let means_of = if recipe.bias_correction { &placement.products[..] } else { &[] };
     // All of them: those that are in float now may not be once others are.
     let norms = graph.nodes().filter(|(_, n)| is_norm(n.op));
@@ -122,7 +125,7 @@ pub fn prepare(graph: &Graph, recipe: &Recipe, runs: &mut Runs<'_>) -> Result<Pr
         norms.filter_map(|(_, n)| Some((n.input(0)?, n.attrs.float_or("epsilon", 1e-5).ok()?))).collect();
     let calibration = calibrate(&graph, &placement.groups, means_of, &norms, runs)?;
     let (recipe, rounded, isa) = (recipe.clone(), BTreeMap::new(), runs.isa);
-    let mut prepared = Prepared { graph, rearranged, recipe, calibration, rounded, isa };
+    let mut prepared = Prepared { graph, rearranged, recipe, calibration, rounded, refused, isa };
     let how = prepared.recipe.weights.rounding;
     if how != Rounding::Nearest {
         let nearest = prepared.quantize(&BTreeMap::new())?.plan;
@@ -151,10 +154,33 @@ impl Prepared {
     /// Decides and writes the QDQ graph. The nodes of `float` stay in float, for the reasons given, beside those that the
     /// recipe and the observed values keep there.
     pub fn quantize(&self, float: &BTreeMap<NodeId, String>) -> Result<Quantized> {
-        let Self { graph, rearranged, recipe, calibration, rounded, isa } = self;
-        let (mut exceptions, uses) = (float.clone(), graph.uses());
-        let placement = loop {
-            let placement = place_except(graph, recipe, &exceptions)?;
+        let mut exceptions = self.refused.clone();
+        exceptions.extend(float.clone());
+        loop {
+            let placement = self.settled(&mut exceptions)?;
+            let made = self.write(placement)?;
+            // With the numbers of calibration the compiler may refuse what it did not before.
+            let refused = refused_in(&made.graph, &made.decisions)?;
+            if refused.is_empty() {
+                return Ok(made);
+            }
+            exceptions.extend(refused);
+        }
+    }
+
+    /// The same for a trial beside many others, without asking the compiler again about what it refused to run in integers.
+    pub(crate) fn attempt(&self, float: &BTreeMap<NodeId, String>) -> Result<Quantized> {
+        let mut exceptions = self.refused.clone();
+        exceptions.extend(float.clone());
+        self.write(self.settled(&mut exceptions)?)
+    }
+
+    /// The placement in which no value is held in codes that would drown in their rounding: the nodes around such values
+    /// join the exceptions.
+    fn settled(&self, exceptions: &mut BTreeMap<NodeId, String>) -> Result<Placement> {
+        let uses = self.graph.uses();
+        loop {
+            let placement = place_except(&self.graph, &self.recipe, exceptions)?;
             let heads = heads(&placement);
             let mut found = self.exposed(&placement, &uses);
             found.extend(self.drowned(&placement, &uses, &heads)?);
@@ -163,12 +189,18 @@ impl Prepared {
             let wide = orders::too_wide(graph, &uses, &calibration.orders);
             found.extend(wide.into_iter().filter_map(|(id, why)| Some((*heads.get(&id)?, why))));
             let known = exceptions.len();
-            found.extend(exceptions);
-            exceptions = found;
-            if exceptions.len() == known {
-                break placement;
+            for (id, why) in found {
+                exceptions.entry(id).or_insert(why);
             }
-        };
+            if exceptions.len() == known {
+                return Ok(placement);
+            }
+        }
+    }
+
+    /// Gives the encodings of a placement their numbers, and writes the QDQ graph.
+    fn write(&self, placement: Placement) -> Result<Quantized> {
+        let Self { graph, rearranged, recipe, calibration, rounded, isa, .. } = self;
         let mut plan = placement.plan;
         let mut ranges = Vec::new();
         for group in &placement.groups {

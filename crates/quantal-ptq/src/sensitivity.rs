@@ -102,7 +102,7 @@ struct Trial {
 impl Trial {
     fn of(prepared: &Prepared, quantized: &Quantized, node: NodeId) -> Result<Self> {
         let reasons = BTreeMap::from([(node, "left in float to see what it does".to_owned())]);
-        let without = prepared.quantize(&reasons)?;
+        let without = prepared.attempt(&reasons)?;
         let alone = (only(prepared, quantized, node), own_plan(quantized, node));
         Ok(Self { node, alone, without: (without.float, without.plan) })
     }

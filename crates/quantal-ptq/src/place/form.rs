@@ -73,6 +73,10 @@ pub(super) fn of(graph: &Graph, node: &Node) -> Result<Form, NoForm> {
             only_floats(graph, node)?;
             division(graph, node)
         }
+        QuantClass::Float if node.op == Op::PRelu => {
+            only_floats(graph, node)?;
+            prelu(graph, node)
+        }
         QuantClass::Float if is_norm(node.op) => {
             only_floats(graph, node)?;
             normalization(graph, node)
@@ -174,10 +178,10 @@ fn integer(graph: &Graph, node: &Node) -> Result<Form, NoForm> {
             Err(float("its axes are computed while running"))
         }
         Op::Softmax => {
-            if on_last_axis(graph, node, x) {
+            if on_last_axis(graph, node, x) || over_channels(graph, node, x) {
                 Ok(optional(vec![x], Kind::Arithmetic))
             } else {
-                Err(float("it does not run over the last axis"))
+                Err(float("it runs over neither the last axis nor the channels"))
             }
         }
         _ => Ok(optional(vec![x], Kind::Arithmetic)),
@@ -190,6 +194,13 @@ fn on_last_axis(graph: &Graph, node: &Node, x: ValueId) -> bool {
     axis == -1 || graph.value(x).rank().is_some_and(|r| axis + 1 == r as i64)
 }
 
+/// Whether the axis of a node is that of the channels of an image.
+fn over_channels(graph: &Graph, node: &Node, x: ValueId) -> bool {
+    let rank = graph.value(x).rank().map_or(0, |r| r as i64);
+    let axis = node.attrs.int_or("axis", -1).unwrap_or(-1);
+    rank >= 3 && (axis == 1 || axis + rank == 1)
+}
+
 fn normalization(graph: &Graph, node: &Node) -> Result<Form, NoForm> {
     let x = first(node)?;
     if !on_last_axis(graph, node, x) {
@@ -198,9 +209,10 @@ fn normalization(graph: &Graph, node: &Node) -> Result<Form, NoForm> {
     if node.outputs.iter().skip(1).any(Option::is_some) {
         return Err(float("it hands out its moments"));
     }
-    let fixed = |v: Option<ValueId>| constant(graph, v).is_some_and(|t| t.rank() == 1);
+    let along_row = |t: &Tensor| t.len() == t.shape().last().copied().unwrap_or(1);
+    let fixed = |v: Option<ValueId>| constant(graph, v).is_some_and(along_row);
     if !fixed(node.input(1)) || node.input(2).is_some() && !fixed(node.input(2)) {
-        return Err(float("its scale or bias is no constant vector"));
+        return Err(float("its scale or bias is no constant along its rows"));
     }
     Ok(optional(vec![x], Kind::Arithmetic))
 }
@@ -212,6 +224,12 @@ fn division(graph: &Graph, node: &Node) -> Result<Form, NoForm> {
         Some(d) if d != 0.0 && d.is_finite() => Ok(optional(vec![x], Kind::Elementwise)),
         Some(_) | None => Err(float("it does not divide by one constant")),
     }
+}
+
+fn prelu(graph: &Graph, node: &Node) -> Result<Form, NoForm> {
+    let x = first(node)?;
+    let Some(slope) = constant(graph, node.input(1)) else { return Err(float("its slopes are no constant")) };
+    Ok(optional(vec![x], if slope.len() == 1 { Kind::Elementwise } else { Kind::Arithmetic }))
 }
 
 fn table(graph: &Graph, node: &Node) -> Result<Form, NoForm> {
@@ -296,7 +314,7 @@ mod tests {
         assert!(matches!(no_form(&b), NoForm::Float(why) if why.contains("jumps")));
         b.node(Op::Pad, &[x, w], Attrs::new().with("mode", Attr::Str((*b"reflect").into())));
         assert!(matches!(no_form(&b), NoForm::Float(why) if why.contains("pad")));
-        b.node(Op::Softmax, &[x], Attrs::new().with("axis", Attr::Int(1)));
+        b.node(Op::Softmax, &[x], Attrs::new().with("axis", Attr::Int(2)));
         assert!(matches!(no_form(&b), NoForm::Float(why) if why.contains("last axis")));
         let y = b.node(Op::Reshape, &[x, w], Attrs::new());
         b.graph.value_mut(y).dtype = Some(DType::I64);
