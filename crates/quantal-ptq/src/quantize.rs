@@ -186,7 +186,7 @@ impl Prepared {
             found.extend(self.drowned(&placement, &uses, &heads)?);
             found.extend(self.unseen(&placement, &uses, &heads));
             found.extend(self.infinite(&placement, &uses, &heads));
-            let wide = orders::too_wide(graph, &uses, &calibration.orders);
+            let wide = orders::too_wide(&self.graph, &uses, &self.calibration.orders);
             found.extend(wide.into_iter().filter_map(|(id, why)| Some((*heads.get(&id)?, why))));
             let known = exceptions.len();
             for (id, why) in found {

@@ -154,6 +154,12 @@ pub struct FallbackRow {
     pub reason: String,
 }
 
+impl HoleRow {
+    pub(crate) fn of(value: &str, hole: &quantal_ptq::Hole) -> Self {
+        Self { value: value.escape_debug().to_string(), sample: hole.sample.clone(), samples: hole.samples }
+    }
+}
+
 /// Samples on which the outputs of both models are compared.
 const EVIDENCE_SAMPLES: usize = 32;
 /// Seconds that each of the two models is timed.
@@ -284,11 +290,7 @@ impl<'a> Rewritten<'a> {
             nearest: r.nearest,
             chosen: r.chosen,
         });
-        let holes = made.calibration.holes.iter().map(|(name, hole)| HoleRow {
-            value: name.escape_debug().to_string(),
-            sample: hole.sample.clone(),
-            samples: hole.samples,
-        });
+        let holes = made.calibration.holes.iter().map(|(name, hole)| HoleRow::of(name, hole));
         let named = |row: BenchRow, name: &str| BenchRow { model: name.to_owned(), ..row };
         let mut report = Report {
             model: self.original.name.clone(),
