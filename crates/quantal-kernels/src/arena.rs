@@ -1,5 +1,6 @@
 //! Memory in whole cache lines: scratch that a thread keeps between calls, and packed weights.
 
+use quantal_tensor::fence::Closed;
 use quantal_tensor::slab::Piece;
 use std::cell::RefCell;
 
@@ -71,8 +72,13 @@ thread_local! {
 /// use gets memory of its own.
 pub(crate) fn with_scratch<R>(bytes: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
     const PROOF: &str = "scratch is a few rows of one operand, far smaller than the operand that is already in memory";
+    let run = |lines: &mut Lines| {
+        let (wanted, rest) = lines.reserve(bytes).expect(PROOF).split_at_mut(bytes);
+        let _rest = Closed::new(rest);
+        work(wanted)
+    };
     SCRATCH.with(|cell| match cell.try_borrow_mut() {
-        Ok(mut lines) => work(&mut lines.reserve(bytes).expect(PROOF)[..bytes]),
-        Err(_) => work(&mut Lines::default().reserve(bytes).expect(PROOF)[..bytes]),
+        Ok(mut lines) => run(&mut lines),
+        Err(_) => run(&mut Lines::default()),
     })
 }

@@ -1,6 +1,7 @@
 //! Bytes behind a tensor: owned and aligned, or a window of a memory-mapped file. Outside the kernels, this file and
 //! [`crate::slab`] alone hold `unsafe`: what maps need.
 
+use crate::fence;
 use crate::slab::Piece;
 use std::fs::File;
 use std::ops::Range;
@@ -64,6 +65,13 @@ impl Storage {
         }
     }
 
+    /// Says that nobody may touch what lies behind the first `len` bytes.
+    fn fence(&self, len: usize) {
+        let (used, rest) = self.as_slice().split_at(len);
+        fence::open(used);
+        fence::close(rest);
+    }
+
     fn as_slice(&self) -> &[u8] {
         match self {
             Self::Small(blocks) => bytemuck::cast_slice(blocks),
@@ -108,7 +116,8 @@ impl Bytes {
             LIVE_BYTES.fetch_sub(needed, Ordering::Relaxed);
             return Err(refused);
         }
-        Storage::zeroed(needed).map(|storage| Self { storage: Arc::new(storage), range: 0..len }).ok_or_else(|| {
+        let storage = Storage::zeroed(needed).inspect(|storage| storage.fence(len));
+        storage.map(|storage| Self { storage: Arc::new(storage), range: 0..len }).ok_or_else(|| {
             LIVE_BYTES.fetch_sub(needed, Ordering::Relaxed);
             refused
         })
@@ -162,6 +171,7 @@ impl Bytes {
     /// The same buffer as a run of `len` bytes from its start, contents as they are. `None` if it is too small.
     pub fn resized(mut self, len: usize) -> Option<Self> {
         (len <= self.capacity()).then(|| {
+            self.storage.fence(len);
             self.range = 0..len;
             self
         })

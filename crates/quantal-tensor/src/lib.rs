@@ -7,6 +7,8 @@
 pub mod arith;
 pub mod bytes;
 pub mod dtype;
+#[doc(hidden)]
+pub mod fence;
 pub mod scheme;
 pub mod slab;
 pub mod stats;

@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 
+use quantal_tensor::fence::Closed;
+
 use super::lanes::LANES;
 
 /// Sixteen values on a cache line of their own.
@@ -30,14 +32,24 @@ thread_local! {
     static LINES: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
 
-/// Calls `body` with at least `len` values of any content, aligned to 64 bytes.
+/// The bytes of values.
+fn bytes_mut(values: &mut [f32]) -> &mut [u8] {
+    // SAFETY: a f32 is 4 plain bytes, and any bytes are one.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
+}
+
+/// Calls `body` with `len` values of any content, aligned to 64 bytes.
 pub(super) fn with_scratch<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
     // Taken, so that a call within `body` finds an empty vector and makes its own.
     let mut lines = LINES.take();
     if lines.len() * LANES < len {
         lines.resize(len.div_ceil(LANES), Line::ZERO);
     }
-    let result = body(values_mut(&mut lines));
+    let result = {
+        let (wanted, rest) = values_mut(&mut lines).split_at_mut(len);
+        let _rest = Closed::new(bytes_mut(rest));
+        body(wanted)
+    };
     LINES.set(lines);
     result
 }

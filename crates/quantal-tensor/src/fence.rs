@@ -1,0 +1,66 @@
+//! What of a buffer nobody may touch now, told to AddressSanitizer: pieces of a slab, buffers that a pool gives out again
+//! and scratch are parts of something larger, and reading past such a part is no error to a tool that sees the whole.
+//!
+//! Nothing happens but in a build with `--cfg quantal_asan`, which `scripts/asan.sh` makes.
+
+/// Bytes between two pieces of a slab that belong to neither.
+pub const GAP: usize = if cfg!(quantal_asan) { 64 } else { 0 };
+
+/// Says that no byte of `bytes` may be read or written from now on. The first is on a boundary of 8 bytes, or the bytes
+/// before it in those 8 stay as they are.
+#[inline]
+pub fn close(bytes: *const [u8]) {
+    tell::close(bytes.cast(), bytes.len());
+}
+
+/// Says that `bytes` may be read and written from now on.
+#[inline]
+pub fn open(bytes: *const [u8]) {
+    tell::open(bytes.cast(), bytes.len());
+}
+
+/// Bytes that nobody may touch while this lives.
+pub struct Closed<'a>(#[cfg_attr(not(quantal_asan), expect(dead_code, reason = "nothing to open"))] &'a mut [u8]);
+
+impl<'a> Closed<'a> {
+    /// Closes `bytes`.
+    pub fn new(bytes: &'a mut [u8]) -> Self {
+        close(bytes);
+        Self(bytes)
+    }
+}
+
+#[cfg(quantal_asan)]
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        open(self.0);
+    }
+}
+
+#[cfg(quantal_asan)]
+#[allow(unsafe_code)]
+mod tell {
+    unsafe extern "C" {
+        fn __asan_poison_memory_region(start: *const u8, len: usize);
+        fn __asan_unpoison_memory_region(start: *const u8, len: usize);
+    }
+
+    pub(super) fn close(start: *const u8, len: usize) {
+        // SAFETY: the runtime notes the addresses and touches no memory of theirs.
+        unsafe { __asan_poison_memory_region(start, len) }
+    }
+
+    pub(super) fn open(start: *const u8, len: usize) {
+        // SAFETY: as for `close`.
+        unsafe { __asan_unpoison_memory_region(start, len) }
+    }
+}
+
+#[cfg(not(quantal_asan))]
+mod tell {
+    #[inline]
+    pub(super) fn close(_: *const u8, _: usize) {}
+
+    #[inline]
+    pub(super) fn open(_: *const u8, _: usize) {}
+}
