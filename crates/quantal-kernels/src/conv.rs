@@ -23,6 +23,7 @@ use crate::kernel::GemmKernel;
 use crate::pack::{BView, PackedB};
 use crate::{ConvGeometry, Isa, Level, Threads};
 use image::{Image, Window};
+use std::sync::Arc;
 use winograd::{PackedWinograd, WINOGRAD_KERNELS, WinogradKernel};
 
 /// Elements of the input and pixels of the output, if neither overflows.
@@ -65,6 +66,9 @@ pub(crate) fn check_same(packed: &ConvGeometry, g: &ConvGeometry) -> Result<(), 
     }
 }
 
+/// Phases of a transposed convolution, at most: strides of 64 along both axes.
+const MOST_PHASES: usize = 1 << 12;
+
 /// Channels from which a span of one tap fills the steps of a kernel well enough.
 const LONG_SPAN: usize = 32;
 
@@ -79,8 +83,8 @@ struct Tap {
 
 /// The output pixels that the same taps reach.
 struct Phase {
-    /// One B for each group of channels, rows in the order of the window's spans.
-    groups: Vec<PackedB>,
+    /// One B for each group of channels, rows in the order of the window's spans. Phases that no tap reaches share theirs.
+    groups: Arc<[PackedB]>,
     window: Window,
     /// The first of its output pixels.
     origin: [usize; 2],
@@ -170,7 +174,7 @@ impl PackedConv {
     /// Packs the weights of a transposed convolution, `[c_in, c_out / groups, kh, kw]` bytes.
     ///
     /// # Errors
-    /// As [`PackedConv::pack`].
+    /// As [`PackedConv::pack`], or if the strides make too many phases.
     pub fn pack_transposed(
         isa: Isa,
         geometry: &ConvGeometry,
@@ -190,6 +194,10 @@ impl PackedConv {
     ) -> Result<Self, KernelError> {
         check_weights(geometry, weights.len())?;
         let &ConvGeometry { c_in, c_out, kernel: [kh, kw], stride, dilation, pads, groups, .. } = geometry;
+        let count = stride[0].saturating_mul(stride[1]);
+        if count > MOST_PHASES {
+            return Err(KernelError::TooManyPhases { phases: count, most: MOST_PHASES });
+        }
         let (c, n) = (c_in / groups, c_out / groups);
         let at = |g: usize, o: usize, t: &Tap| ((g * c * n + o) * kh + t.ky) * kw + t.kx;
         let view = View { weights, signed, stride: n * kh * kw };
@@ -199,6 +207,7 @@ impl PackedConv {
             (from % stride[axis] as isize == 0).then_some(from / stride[axis] as isize)
         };
         let mut phases = Vec::new();
+        let mut unreached: Option<Arc<[PackedB]>> = None;
         for y in 0..stride[0] {
             for x in 0..stride[1] {
                 let mut taps = Vec::new();
@@ -209,7 +218,17 @@ impl PackedConv {
                         }
                     }
                 }
-                phases.push(Phase::pack(isa, kernel, geometry, &view, taps, [1, 1], [y, x], at)?);
+                if let Some(groups) = unreached.as_ref().filter(|_| taps.is_empty()) {
+                    let (groups, window) = (Arc::clone(groups), Window::new(&[], [1, 1], false));
+                    phases.push(Phase { groups, window, origin: [y, x] });
+                    continue;
+                }
+                let empty = taps.is_empty();
+                let phase = Phase::pack(isa, kernel, geometry, &view, taps, [1, 1], [y, x], at)?;
+                if empty {
+                    unreached = Some(Arc::clone(&phase.groups));
+                }
+                phases.push(phase);
             }
         }
         Ok(Self { geometry: *geometry, winograd: None, phases, in_step: [1, 1], out_step: stride })
@@ -282,7 +301,7 @@ impl Phase {
                 let view = BView { bytes: &weights[first..], signed, k, n, stride_k: stride, stride_n };
                 groups.push(PackedB::pack_spans(isa, kernel, &view, window.taps * c)?);
             }
-            return Ok(Self { groups, window, origin });
+            return Ok(Self { groups: groups.into(), window, origin });
         }
         codes.try_reserve_exact(k * n).map_err(|_| KernelError::OutOfMemory { bytes: k * n })?;
         for g in 0..geometry.groups {
@@ -295,7 +314,7 @@ impl Phase {
             let view = BView::transposed(&codes, signed, k, n);
             groups.push(PackedB::pack_spans(isa, kernel, &view, window.taps * c)?);
         }
-        Ok(Self { groups, window, origin })
+        Ok(Self { groups: groups.into(), window, origin })
     }
 }
 

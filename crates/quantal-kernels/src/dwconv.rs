@@ -16,6 +16,7 @@ use crate::conv::{check_same, check_size, check_weights};
 use crate::error::{KernelError, check_length};
 use crate::gemm::epilogue::{Epilogue, RawEpilogue, Residual};
 use crate::{ConvGeometry, Isa, Threads};
+use quantal_tensor::bytes::Claim;
 use strips::{StripCall, Strips};
 
 /// Weights of a depthwise convolution.
@@ -26,6 +27,7 @@ pub struct PackedDwConv {
     sums: Vec<i32>,
     strips: Option<Strips>,
     general: general::Pairs,
+    _claim: Claim,
 }
 
 impl PackedDwConv {
@@ -48,6 +50,9 @@ impl PackedDwConv {
         }
         crate::gemm::check_zero_points(zero_points, c)?;
         let count = kh * kw;
+        // Taps in pairs of i16.
+        let bytes = c.saturating_mul(count + 1).saturating_mul(2);
+        let claim = Claim::new(bytes).map_err(|_| KernelError::OutOfMemory { bytes })?;
         if count > crate::pack::MAX_K_UNSIGNED {
             return Err(KernelError::TooDeep { k: count, most: crate::pack::MAX_K_UNSIGNED });
         }
@@ -66,6 +71,7 @@ impl PackedDwConv {
             sums: (0..c).map(|channel| (0..count).map(|tap| weight(channel, tap)).sum()).collect(),
             strips: Strips::pack(isa, geometry, weight),
             general: general::Pairs::pack(geometry, weight),
+            _claim: claim,
         })
     }
 

@@ -12,6 +12,14 @@ pub enum KernelError {
         /// The most that surely fit.
         most: usize,
     },
+    /// A transposed convolution whose output pixels fall into too many phases to pack weights for each.
+    #[error("strides of a transposed convolution make {phases} phases, at most {most} are packed")]
+    TooManyPhases {
+        /// Output pixels that differ in the taps that reach them: the product of the strides.
+        phases: usize,
+        /// The most that are packed.
+        most: usize,
+    },
     /// A slice does not hold what its dimensions say.
     #[error("{what} holds {found} elements where {needed} are needed")]
     Length {
@@ -38,6 +46,7 @@ impl KernelError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::TooDeep { .. } => Some("split the sum, or keep this node in float"),
+            Self::TooManyPhases { .. } => Some("keep this node in float"),
             Self::OutOfMemory { .. } => Some("give the process more memory, or quantize a smaller model"),
             Self::Length { .. } | Self::Geometry(_) => None,
         }

@@ -13,16 +13,18 @@
 //! Sums run in a fixed order without fused operations: the same codes on every CPU.
 
 use crate::rounding::Grid;
+use quantal_tensor::OutOfMemory;
+use quantal_tensor::bytes::Claimed;
 
 /// Rows of weights that are rounded together, lane by lane.
 const LANES: usize = 16;
 
 /// Codes for rows of weights `[outputs, k]` with the second moment `h` `[k, k]` of their data; `None` if the data are
-/// all zero.
-pub(crate) fn round(weights: &[f32], k: usize, h: &[f32], grids: &[Grid]) -> Option<Vec<i32>> {
+/// all zero. Takes memory for a factor of as many elements as `h`.
+pub(crate) fn round(weights: &[f32], k: usize, h: &[f32], grids: &[Grid]) -> Result<Option<Vec<i32>>, OutOfMemory> {
     let mut order: Vec<usize> = (0..k).collect();
     order.sort_by(|&a, &b| h[b * k + b].total_cmp(&h[a * k + a]));
-    let factor = Factor::of(h, k, &order)?;
+    let Some(factor) = Factor::of(h, k, &order)? else { return Ok(None) };
     let mut codes = vec![0; weights.len()];
     for (block, grids) in grids.chunks(LANES).enumerate() {
         let first = block * LANES;
@@ -43,11 +45,11 @@ pub(crate) fn round(weights: &[f32], k: usize, h: &[f32], grids: &[Grid]) -> Opt
             }
         }
     }
-    Some(codes)
+    Ok(Some(codes))
 }
 
 /// The lower triangle of Rᵀ, row by row: row i has the elements `R_ji`, j ≤ i.
-struct Factor(Vec<f32>);
+struct Factor(Claimed<f32>);
 
 fn start(i: usize) -> usize {
     i * (i + 1) / 2
@@ -57,15 +59,16 @@ fn start(i: usize) -> usize {
 const BLOCK: usize = 32;
 
 impl Factor {
-    fn of(h: &[f32], k: usize, order: &[usize]) -> Option<Self> {
+    fn of(h: &[f32], k: usize, order: &[usize]) -> Result<Option<Self>, OutOfMemory> {
         let mean = order.iter().map(|&i| f64::from(h[i * k + i])).sum::<f64>() / k.max(1) as f64;
         if mean <= 0.0 || !mean.is_finite() {
-            return None;
+            return Ok(None);
         }
-        let mut a: Vec<f64> = Vec::with_capacity(start(k));
+        let mut a = Claimed::<f64>::zeroed(start(k))?;
         for (i, &row) in order.iter().enumerate() {
-            a.extend(order[..=i].iter().map(|&column| f64::from(h[row * k + column])));
-            a[start(i) + i] += 0.01 * mean;
+            let to = &mut a[start(i)..=start(i) + i];
+            to.iter_mut().zip(order).for_each(|(a, &column)| *a = f64::from(h[row * k + column]));
+            to[i] += 0.01 * mean;
         }
         // From the last row up: each leaves the rows above as if it had never been.
         let mut end = k;
@@ -93,7 +96,9 @@ impl Factor {
             }
             end = begin;
         }
-        Some(Self(a.into_iter().map(|v| v as f32).collect()))
+        let mut rounded = Claimed::zeroed(a.len())?;
+        rounded.iter_mut().zip(a.iter()).for_each(|(r, &v)| *r = v as f32);
+        Ok(Some(Self(rounded)))
     }
 
     fn row(&self, i: usize) -> &[f32] {
@@ -119,7 +124,7 @@ mod tests {
         let h: Vec<f32> =
             (0..k * k).map(|e| (0..k).map(|r| b[r * k + e / k] * b[r * k + e % k]).sum::<f64>() as f32).collect();
         let order: Vec<usize> = (0..k).rev().collect();
-        let factor = Factor::of(&h, k, &order).unwrap();
+        let factor = Factor::of(&h, k, &order).unwrap().unwrap();
         let damp = 0.01 * (0..k).map(|i| h[i * k + i]).sum::<f32>() / k as f32;
         for i in 0..k {
             for j in 0..=i {
@@ -136,10 +141,11 @@ mod tests {
         // Two inputs that are always equal: the sum of the weights is all that counts. 0.4 + 0.4 rounds to 0 + 0 one by
         // one; the second takes up the first one's error and becomes 1, nearest to 0.8.
         let grid = Grid { scale: 1.0, zero_point: 0, qmin: -127, qmax: 127 };
-        let codes = round(&[0.4, 0.4], 2, &[1.0, 1.0, 1.0, 1.0], &[grid]).unwrap();
+        let codes = round(&[0.4, 0.4], 2, &[1.0, 1.0, 1.0, 1.0], &[grid]).unwrap().unwrap();
         assert_eq!(codes.iter().sum::<i32>(), 1);
         // Inputs that have nothing to do with one another: the nearest codes.
-        assert_eq!(round(&[0.4, 0.4, -0.6, 1.6], 2, &[1.0, 0.0, 0.0, 4.0], &[grid; 2]).unwrap(), [0, 0, -1, 2]);
-        assert_eq!(round(&[0.4], 1, &[0.0], &[grid]), None);
+        let apart = round(&[0.4, 0.4, -0.6, 1.6], 2, &[1.0, 0.0, 0.0, 4.0], &[grid; 2]).unwrap();
+        assert_eq!(apart.unwrap(), [0, 0, -1, 2]);
+        assert_eq!(round(&[0.4], 1, &[0.0], &[grid]), Ok(None));
     }
 }

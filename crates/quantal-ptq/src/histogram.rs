@@ -9,6 +9,7 @@
 use crate::observer::Range;
 use quantal_kernels::Isa;
 use quantal_kernels::float::bin;
+use quantal_tensor::bytes::Claim;
 
 /// The smallest exponent in use: below it `2^−e` is no f32, and no scale would follow from the range anyway.
 const MIN_EXPONENT: i32 = -126;
@@ -24,13 +25,18 @@ pub struct Histogram {
     counts: Vec<u64>,
     /// Smallest and largest value seen.
     seen: Option<Range>,
+    /// Small each, but a model has thousands.
+    _claim: Claim,
 }
 
 impl Histogram {
     /// An empty histogram with `bins` bins on each side of zero; at least half of one side is in use once a value other
     /// than zero was seen.
     pub fn new(bins: usize) -> Self {
-        Self { exponent: MIN_EXPONENT, counts: vec![0; 2 * bins.max(1) + ZEROS], seen: None }
+        let counts = vec![0; 2 * bins.max(1) + ZEROS];
+        let mut claim = Claim::default();
+        claim.note(counts.len() * size_of::<u64>());
+        Self { exponent: MIN_EXPONENT, counts, seen: None, _claim: claim }
     }
 
     fn side(&self) -> usize {

@@ -11,7 +11,8 @@ use crate::watch::Runs;
 use crate::{adaround, gptq};
 use quantal_ir::{Graph, QuantPlan, ValueId};
 use quantal_kernels::Threads;
-use quantal_tensor::{QParams, Scheme, Tensor, arith};
+use quantal_tensor::bytes::Claim;
+use quantal_tensor::{QParams, Scheme, Tensor, TensorError, arith};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -61,35 +62,50 @@ pub fn round_weights(
     how: Rounding,
     runs: &mut Runs<'_>,
 ) -> Result<BTreeMap<ValueId, Rounded>> {
-    let all = Mutex::new(BTreeMap::new());
+    let (all, failed) = (Mutex::new(BTreeMap::new()), Mutex::new(None));
     let threads = Threads::new(runs.threads);
     second_moments(graph, products, runs, &mut |moments| {
         let moments: Vec<(&ValueId, &SecondMoment)> = moments.iter().collect();
         threads.parallel_for(moments.len(), &|i| {
             let (&weight, moment) = moments[i];
             let encoding = plan.encodings.get(&weight);
-            let found =
-                encoding.and_then(|e| round(graph.constant(Some(weight))?, &e.scheme, e.qparams()?, moment, how));
-            if let Some(found) = found {
-                all.lock().unwrap_or_else(PoisonError::into_inner).insert(weight, found);
+            let given = encoding.and_then(|e| Some((graph.constant(Some(weight))?, &e.scheme, e.qparams()?)));
+            let Some((tensor, scheme, params)) = given else { return };
+            match round(tensor, scheme, params, moment, how) {
+                Ok(Some(found)) => _ = all.lock().unwrap_or_else(PoisonError::into_inner).insert(weight, found),
+                Ok(None) => {}
+                Err(e) => *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(e),
             }
         });
+        match failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(e) => Err(e.into()),
+            None => Ok(()),
+        }
     })?;
     Ok(all.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn round(tensor: &Tensor, scheme: &Scheme, params: &QParams, moment: &SecondMoment, how: Rounding) -> Option<Rounded> {
+/// `None` where the numbers of the plan do not fit the weight.
+fn round(
+    tensor: &Tensor,
+    scheme: &Scheme,
+    params: &QParams,
+    moment: &SecondMoment,
+    how: Rounding,
+) -> std::result::Result<Option<Rounded>, TensorError> {
     let (rows, k) = (&moment.rows, moment.rows.k);
     let count = rows.groups * rows.outputs;
     let grid = |o: usize| {
         let s = if params.scale.len() == 1 { 0 } else { o };
         Grid { scale: params.scale[s], zero_point: params.zero_point[s], qmin: scheme.qmin, qmax: scheme.qmax }
     };
+    let Some(values) = tensor.get::<f32>().filter(|_| [1, count].contains(&params.scale.len()) && k > 0) else {
+        return Ok(None);
+    };
     let grids: Vec<Grid> = (0..count).map(grid).collect();
-    let weights = rows.weight_rows(tensor.get::<f32>()?);
-    if ![1, count].contains(&params.scale.len()) || k == 0 {
-        return None;
-    }
+    // Rows, nearest codes, codes, rounded rows, and those as the weight lies.
+    let _claim = Claim::new(values.len().saturating_mul(5 * 4))?;
+    let weights = rows.weight_rows(values);
     let mut baked = Vec::with_capacity(weights.len());
     let mut errors = [0.0; 2];
     for ((weights, grids), h) in weights.chunks(rows.outputs * k).zip(grids.chunks(rows.outputs)).zip(&moment.groups) {
@@ -99,7 +115,9 @@ fn round(tensor: &Tensor, scheme: &Scheme, params: &QParams, moment: &SecondMome
         let nearest = of_rows(&|w, g| g.code(w));
         let mut codes = match how {
             Rounding::Nearest => nearest.clone(),
-            Rounding::Gptq | Rounding::AdaRound => gptq::round(weights, k, h, grids).unwrap_or_else(|| nearest.clone()),
+            Rounding::Gptq | Rounding::AdaRound => {
+                gptq::round(weights, k, h, grids)?.unwrap_or_else(|| nearest.clone())
+            }
         };
         if how == Rounding::AdaRound {
             adaround::refine(weights, k, h, grids, &mut codes);
@@ -113,8 +131,8 @@ fn round(tensor: &Tensor, scheme: &Scheme, params: &QParams, moment: &SecondMome
             baked.extend(codes.iter().map(|&q| grid.real(q)));
         }
     }
-    let tensor = Tensor::from_slice(tensor.shape(), &rows.weight_of_rows(&baked)).ok()?;
-    Some(Rounded { tensor, params: params.clone(), errors })
+    let tensor = Tensor::from_slice(tensor.shape(), &rows.weight_of_rows(&baked))?;
+    Ok(Some(Rounded { tensor, params: params.clone(), errors }))
 }
 
 /// `Σ δᵀ H δ` over the rows.

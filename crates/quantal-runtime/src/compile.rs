@@ -5,11 +5,12 @@ use crate::coverage::{Coverage, Reason, Row, Status};
 use crate::defaults::Defaults;
 use crate::error::{Error, Result};
 use crate::float;
-use crate::fold;
+use crate::fold::{self, Spent};
 use crate::fuse::{self, Joined, Readers};
 use crate::layout::{Layout, moved};
 use crate::lower::{self, Lowered, Rooted, Transposed};
 use crate::ops::OpError;
+use crate::packings::Packings;
 use crate::pool::Pool;
 use crate::program::{Input, Output, Program, Slot, SlotId, StepRow};
 use crate::steps::Step;
@@ -41,7 +42,7 @@ pub fn compile(graph: &Graph, mode: Mode, isa: Isa) -> Result<Program> {
 pub fn compile_observed(graph: &Graph, mode: Mode, isa: Isa, taps: &[ValueId]) -> Result<Program> {
     let widened = widened(graph)?;
     let compiled = widened.as_ref().unwrap_or(graph);
-    let mut program = Lowering::new(compiled, mode, isa, taps, 0).program(taps)?;
+    let (mut program, _) = Lowering::new(compiled, mode, isa, taps, 0).program(taps)?;
     program.defaults = Defaults::of(graph, mode, taps);
     program.symbols = Symbols::of(graph, mode, taps);
     if widened.is_some() {
@@ -76,6 +77,7 @@ pub(crate) fn compile_inner(graph: &Graph, outer: &mut Lowering<'_>) -> Result<(
     let widened = widened(graph)?;
     let graph = widened.as_ref().unwrap_or(graph);
     let mut inner = Lowering::new(graph, Mode::Simulate, outer.isa, &[], outer.depth + 1);
+    (inner.packings, inner.folding) = (outer.packings.clone(), std::mem::take(&mut outer.folding));
     let mut captured = Vec::new();
     for &v in &graph.captures {
         let around = outer.graph.find(&graph.value(v).name).ok_or_else(|| inner.no_producer(v))?;
@@ -87,7 +89,9 @@ pub(crate) fn compile_inner(graph: &Graph, outer: &mut Lowering<'_>) -> Result<(
             captured.push(around);
         }
     }
-    Ok((inner.program(&[])?, captured))
+    let (program, folding) = inner.program(&[])?;
+    outer.folding = folding;
+    Ok((program, captured))
 }
 
 /// Where a value lies at run time.
@@ -155,6 +159,10 @@ pub(crate) struct Lowering<'g> {
     current: Option<NodeId>,
     /// For moves of constants.
     pool: Pool,
+    /// Weights packed so far, in this graph and those around it.
+    pub(crate) packings: Packings,
+    /// What folding has spent so far.
+    folding: Spent,
 }
 
 impl<'g> Lowering<'g> {
@@ -194,11 +202,13 @@ impl<'g> Lowering<'g> {
             joined: Vec::new(),
             current: None,
             pool: Pool::default(),
+            packings: Packings::default(),
+            folding: Spent::default(),
         }
     }
 
-    /// Walks the nodes and puts the program together.
-    fn program(mut self, taps: &[ValueId]) -> Result<Program> {
+    /// Walks the nodes and puts the program together. Gives what folding has spent as well.
+    fn program(mut self, taps: &[ValueId]) -> Result<(Program, Spent)> {
         let graph = self.graph;
         let inputs = graph.inputs.iter().map(|&v| self.input(v)).collect();
         for (id, node) in graph.nodes() {
@@ -239,7 +249,7 @@ impl<'g> Lowering<'g> {
             status: self.status.remove(&id).unwrap_or(Status::Folded),
             macs: cost::macs(graph, id),
         });
-        Ok(Program {
+        let program = Program {
             coverage: Coverage { rows: rows.collect() },
             steps,
             slots: self.slots,
@@ -250,7 +260,8 @@ impl<'g> Lowering<'g> {
             defaults: None,
             symbols: None,
             captures: self.captures,
-        })
+        };
+        Ok((program, self.folding))
     }
 
     fn input(&mut self, v: ValueId) -> Input {
@@ -291,7 +302,9 @@ impl<'g> Lowering<'g> {
     fn fold(&mut self, id: NodeId) -> Result<bool> {
         let node = self.graph.node(id);
         let Some(inputs) = self.constant_inputs(node)? else { return Ok(false) };
-        let Some(results) = fold::evaluate(self.graph, node, &inputs, self.isa) else { return Ok(false) };
+        let Some(results) = fold::evaluate(self.graph, id, &inputs, self.isa, &mut self.folding) else {
+            return Ok(false);
+        };
         for (v, tensor) in node.outputs.iter().zip(results) {
             if let Some(v) = v {
                 self.constants.insert(*v, Arc::new(tensor));

@@ -1,4 +1,6 @@
-//! If and Loop: subprograms with what they capture, and the budgets that stop a loop without an end.
+//! If and Loop: subprograms with what they capture. What loops may spend stands in [`budget`].
+
+mod budget;
 
 use crate::compile::{Lowering, compile_inner};
 use crate::coverage::{Reason, Status};
@@ -8,18 +10,14 @@ use crate::ops::{Inputs, OpError, optional, required};
 use crate::program::{Output, Program, SlotId, StepRow};
 use crate::session::{Run, Watch};
 use crate::steps::Step;
+pub(crate) use budget::Loops;
 use quantal_ir::{Dim, Graph, NodeId, Op};
-use quantal_tensor::{Bytes, DType, Tensor, TensorError};
+use quantal_tensor::bytes::Claim;
+use quantal_tensor::{Bytes, DType, OutOfMemory, Tensor, TensorError};
 use std::sync::Arc;
 
 /// Subgraphs within subgraphs: each level takes some of the stack.
 const MAX_DEPTH: usize = 32;
-/// Turns of one loop.
-const MAX_TURNS: u64 = 1_000_000;
-/// Steps of one run, counted when a loop begins a turn: some seconds of the smallest ones.
-const MAX_STEPS: u64 = 50_000_000;
-/// Bytes that scan outputs may come to, over all loops that run at one time.
-const MAX_SCAN_BYTES: usize = 4 << 30;
 
 /// The two sides of an If. The step reads the condition, then what each side captures.
 #[derive(Debug)]
@@ -113,18 +111,11 @@ pub(crate) fn run_loop(t: &Turns, inputs: &Inputs<'_>, run: &mut Run<'_>, row: &
     }
     let outside = captured(&t.body, &inputs[2 + t.carried..]);
     let mut scans: Vec<Scan> = t.body.outputs[1 + t.carried..].iter().map(|_| Scan::default()).collect();
-    let held_before = run.scan_bytes;
+    run.loops.enter(&row.name);
     let mut turn = 0_i64;
     while condition && turn < most {
-        let stop = |done, what| Error::Budget { node: row.name.escape_debug().to_string(), done, what };
-        if turn as u64 >= MAX_TURNS {
-            return Err(stop(MAX_TURNS, "turns"));
-        }
-        if run.steps >= MAX_STEPS {
-            return Err(stop(MAX_STEPS, "steps"));
-        }
-        // A body without steps takes time as well.
-        run.steps += 1;
+        run.loops.turn(turn as u64, t.body.slots.len() + outside.len())?;
+        let before = bytes_of(&carried);
         let mut given = outside.clone();
         let body_inputs = t.body.inputs.iter().map(|i| i.slot);
         let turn_tensor = Tensor::scalar(turn)?;
@@ -137,22 +128,24 @@ pub(crate) fn run_loop(t: &Turns, inputs: &Inputs<'_>, run: &mut Run<'_>, row: &
             None => false,
         };
         carried.extend(results.by_ref().take(t.carried));
+        run.loops.grow(bytes_of(&carried).saturating_sub(before))?;
         for (scan, tensor) in scans.iter_mut().zip(results) {
-            run.scan_bytes = run.scan_bytes.saturating_add(tensor.bytes().len());
-            if run.scan_bytes > MAX_SCAN_BYTES {
-                return Err(stop(MAX_SCAN_BYTES as u64, "bytes of scan outputs"));
-            }
+            run.loops.grow(tensor.bytes().len())?;
             scan.push(&tensor).map_err(fail)?;
             run.env.pool.count(&tensor);
             run.env.pool.give_back(tensor);
         }
         turn += 1;
     }
-    run.scan_bytes = held_before;
+    run.loops.leave();
     for (scan, output) in scans.into_iter().zip(&t.body.outputs[1 + t.carried..]) {
         carried.push(scan.finish(output, turn as usize)?);
     }
     Ok(carried)
+}
+
+fn bytes_of(tensors: &[Tensor]) -> usize {
+    tensors.iter().map(|t| t.bytes().len()).sum()
 }
 
 /// The tensors of a subprogram's capture slots.
@@ -173,6 +166,7 @@ struct Scan {
     dtype: Option<DType>,
     shape: Vec<usize>,
     bytes: Vec<u8>,
+    claim: Claim,
 }
 
 impl Scan {
@@ -186,8 +180,12 @@ impl Scan {
             }
         }
         let more = tensor.bytes();
-        if self.bytes.try_reserve(more.len()).is_err() {
-            return Err(TensorError::TooLarge(self.shape.clone()).into());
+        let needed = self.bytes.len().saturating_add(more.len());
+        if needed > self.bytes.capacity() {
+            let room = needed.max(self.bytes.capacity().saturating_mul(2));
+            self.claim.grow_to(room).map_err(TensorError::from)?;
+            let short = |_| TensorError::from(OutOfMemory::now(room));
+            self.bytes.try_reserve_exact(room - self.bytes.len()).map_err(short)?;
         }
         self.bytes.extend_from_slice(more);
         Ok(())

@@ -29,11 +29,11 @@ pub enum Error {
     /// A loop or a run went over its budget.
     #[error("`{node}` (Loop): stopped after {done} {what}, the most that one run may take")]
     Budget {
-        /// The loop.
+        /// The outermost loop that was running.
         node: String,
         /// How much was done.
         done: u64,
-        /// Of what: "turns", "steps" or "bytes of scan outputs".
+        /// Of what: turns, steps, bytes made or bytes grown.
         what: &'static str,
     },
     /// Subgraphs lie in each other too deep.

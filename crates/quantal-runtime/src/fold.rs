@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::ops::{Context, OpKernel};
-use quantal_ir::{Graph, Node, NodeId, Op, ValueId};
+use quantal_ir::{Graph, Node, NodeId, Op, ValueId, cost};
 use quantal_kernels::{Isa, Threads};
 use quantal_tensor::Tensor;
 use quantal_tensor::tensor::element_count;
@@ -14,11 +14,42 @@ const GROWTH: usize = 16;
 const FREE_BYTES: usize = 1 << 20;
 const MOST_BYTES: usize = 64 << 20;
 
+/// What folding may take in one graph, beside nodes that are next to nothing: bytes read and written …
+const SPENT_BYTES: usize = 1 << 30;
+/// … and multiply-accumulates. Some seconds together; nodes beyond run with the rest of the model.
+const SPENT_MACS: u64 = 8 << 30;
+/// Bytes of a node that is next to nothing, the arithmetic of shapes for one …
+const SMALL_BYTES: usize = 4 << 10;
+/// … and its multiply-accumulates.
+const SMALL_MACS: u64 = 1 << 16;
+
+/// What folding has spent.
+#[derive(Debug, Default)]
+pub(crate) struct Spent {
+    bytes: usize,
+    macs: u64,
+}
+
+impl Spent {
+    /// Takes so much; false if that is more than is left.
+    fn take(&mut self, bytes: usize, macs: u64) -> bool {
+        if bytes <= SMALL_BYTES && macs <= SMALL_MACS {
+            return true;
+        }
+        let more = Self { bytes: self.bytes.saturating_add(bytes), macs: self.macs.saturating_add(macs) };
+        let fits = more.bytes <= SPENT_BYTES && more.macs <= SPENT_MACS;
+        if fits {
+            *self = more;
+        }
+        fits
+    }
+}
+
 /// Makes constants of the outputs of all nodes whose inputs are constants, and removes those nodes. QuantizeLinear and
 /// DequantizeLinear stay, so that quantized weights stay quantized. Gives the names of the nodes.
 pub fn fold_constants(graph: &mut Graph, isa: Isa) -> Result<Vec<String>> {
     let ids: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
-    let mut folded = Vec::new();
+    let (mut folded, mut spent) = (Vec::new(), Spent::default());
     for id in ids {
         let node = graph.node(id);
         if quantizes(node.op) {
@@ -42,7 +73,9 @@ pub fn fold_constants(graph: &mut Graph, isa: Isa) -> Result<Vec<String>> {
                 Some(tensor) => Some(tensor),
             })
             .collect();
-        let Some(results) = inputs.and_then(|inputs| evaluate(graph, node, &inputs, isa)) else { continue };
+        let Some(results) = inputs.and_then(|inputs| evaluate(graph, id, &inputs, isa, &mut spent)) else {
+            continue;
+        };
         if results.iter().any(|t| t.bytes().len() > MOST_BYTES) {
             continue;
         }
@@ -63,21 +96,38 @@ fn quantizes(op: Op) -> bool {
 }
 
 /// The outputs of a node on constant inputs; `None` if it cannot be run here (it then says why at run time, on real
-/// data), or if the result would be far larger than the inputs.
-pub(crate) fn evaluate(graph: &Graph, node: &Node, inputs: &[Option<Arc<Tensor>>], isa: Isa) -> Option<Vec<Tensor>> {
+/// data), if the result would be far larger than the inputs, or if folding has spent what it may.
+pub(crate) fn evaluate(
+    graph: &Graph,
+    id: NodeId,
+    inputs: &[Option<Arc<Tensor>>],
+    isa: Isa,
+    spent: &mut Spent,
+) -> Option<Vec<Tensor>> {
+    let node = graph.node(id);
     if !node.captures.is_empty() || matches!(node.op, Op::If | Op::Loop) || is_random(node) {
         return None;
     }
     let given: usize = inputs.iter().flatten().map(|t| t.bytes().len()).sum();
     let most = given.saturating_mul(GROWTH).max(FREE_BYTES);
-    if expected_bytes(graph, node, inputs)? > most {
+    let expected = expected_bytes(graph, node, inputs)?;
+    if expected > most || !spent.take(given.saturating_add(expected), macs(graph, id, inputs)) {
         return None;
     }
     let kernel = OpKernel::prepare(node, crate::float::opset(graph, node.op)).ok()?;
     let threads = Threads::new(1);
     let inputs: Vec<Option<&Tensor>> = inputs.iter().map(Option::as_deref).collect();
     let results = kernel.run(&inputs, &Context { isa, threads: &threads }).ok()?;
-    (results.iter().map(|t| t.bytes().len()).sum::<usize>() <= most).then_some(results)
+    let made = results.iter().map(|t| t.bytes().len()).sum::<usize>();
+    // Where the size could not be told before, it is paid for now.
+    (made <= most && spent.take(made.saturating_sub(expected), 0)).then_some(results)
+}
+
+/// Multiply-accumulates of a node; where shapes do not tell, as many as if each element of an input met each of the next.
+fn macs(graph: &Graph, id: NodeId, inputs: &[Option<Arc<Tensor>>]) -> u64 {
+    cost::macs(graph, id).unwrap_or_else(|| {
+        inputs.iter().flatten().map(|t| t.len().max(1) as u64).try_fold(1, u64::checked_mul).unwrap_or(u64::MAX)
+    })
 }
 
 /// Whether a node gives other results each time: a Dropout that trains.

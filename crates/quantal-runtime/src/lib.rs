@@ -2,7 +2,6 @@
 //!
 //! [`compile()`] walks the nodes in order. Each becomes a step, goes into the step of another node, or is folded, and
 //! [`Coverage`] says which; there is no silent path. A [`Session`] runs the program.
-#![forbid(unsafe_code)]
 
 pub mod compile;
 mod control;
@@ -15,6 +14,7 @@ mod fuse;
 pub mod layout;
 mod lower;
 pub mod ops;
+mod packings;
 pub mod pool;
 pub mod profile;
 pub mod program;

@@ -1,6 +1,6 @@
 //! Running a program: feeds in, outputs out, and any observable value on the way.
 
-use crate::control;
+use crate::control::{self, Loops};
 use crate::defaults::same;
 use crate::error::{Error, Result};
 use crate::layout::{Layout, moved};
@@ -146,7 +146,7 @@ impl Session {
         }
         let given = bind(&program.inputs, &feeds)?;
         let env = Env { isa: program.isa, threads: &self.threads, pool: &mut self.pool };
-        let mut run = Run { env, steps: 0, scan_bytes: 0 };
+        let mut run = Run { env, loops: Loops::default() };
         let results = run.program(&program, given, Watch { wanted, tap, times })?;
         Ok(program.outputs.iter().map(|o| o.name.to_string()).zip(results).collect())
     }
@@ -220,10 +220,8 @@ fn tap_error(cause: OpError) -> Error {
 /// One run, through all subprograms.
 pub(crate) struct Run<'a> {
     pub(crate) env: Env<'a>,
-    /// Steps done so far.
-    pub(crate) steps: u64,
-    /// Bytes of scan outputs gathered by loops that have not ended.
-    pub(crate) scan_bytes: usize,
+    /// What its loops have spent so far.
+    pub(crate) loops: Loops,
 }
 
 impl Run<'_> {
@@ -258,7 +256,6 @@ impl Run<'_> {
                 row.inputs.iter().map(of).collect()
             });
             let start = watch.times.is_some().then(Instant::now);
-            self.steps += 1;
             let owned = row.overwrites.and_then(|under| row.inputs[under]);
             let owned = owned.and_then(|slot| values[slot.0 as usize].take());
             let results = {
@@ -288,6 +285,7 @@ impl Run<'_> {
                     work: work(program, row, &seen, &results),
                 });
             }
+            self.loops.step(&results)?;
             for (slot, tensor) in row.outputs.iter().zip(results) {
                 self.env.pool.count(&tensor);
                 match slot {

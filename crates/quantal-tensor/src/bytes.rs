@@ -29,6 +29,107 @@ pub fn unused_bytes() -> usize {
     LIMIT_BYTES.load(Ordering::Relaxed).saturating_sub(LIVE_BYTES.load(Ordering::Relaxed))
 }
 
+/// Bytes that count against the memory limit for as long as this lives. All memory that grows with a model has one:
+/// tensors, packed weights, scratch of kernels, matrices of statistics and the parts of mapped files that are read as
+/// tensors.
+#[derive(Debug, Default)]
+pub struct Claim {
+    bytes: usize,
+}
+
+impl Claim {
+    /// A claim to `bytes` bytes.
+    ///
+    /// # Errors
+    /// If all claims together would exceed the limit.
+    pub fn new(bytes: usize) -> Result<Self, OutOfMemory> {
+        let mut claim = Self::default();
+        claim.grow_to(bytes)?;
+        Ok(claim)
+    }
+
+    /// Raises the claim to `bytes` bytes if it is smaller.
+    ///
+    /// # Errors
+    /// If all claims together would exceed the limit; this one is then as it was.
+    pub fn grow_to(&mut self, bytes: usize) -> Result<(), OutOfMemory> {
+        let Some(needed) = bytes.checked_sub(self.bytes) else { return Ok(()) };
+        let limit = LIMIT_BYTES.load(Ordering::Relaxed);
+        let live = LIVE_BYTES.load(Ordering::Relaxed);
+        let refused = |live| OutOfMemory { needed, live, limit };
+        // Looked at first: an absurd number must not be added for a moment, or others would be refused meanwhile.
+        if live.saturating_add(needed) > limit {
+            return Err(refused(live));
+        }
+        let live = LIVE_BYTES.fetch_add(needed, Ordering::Relaxed);
+        if live.saturating_add(needed) > limit {
+            LIVE_BYTES.fetch_sub(needed, Ordering::Relaxed);
+            return Err(refused(live));
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Raises the claim to `bytes` bytes whatever the limit is: for scratch that is small beside the tensors it serves and
+    /// that is taken where nothing can be refused any more. Whoever claims next sees it.
+    pub fn note(&mut self, bytes: usize) {
+        if let Some(more) = bytes.checked_sub(self.bytes) {
+            LIVE_BYTES.fetch_add(more, Ordering::Relaxed);
+            self.bytes = bytes;
+        }
+    }
+}
+
+impl Clone for Claim {
+    /// Another claim to as many bytes, noted whatever the limit is.
+    fn clone(&self) -> Self {
+        let mut claim = Self::default();
+        claim.note(self.bytes);
+        claim
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        LIVE_BYTES.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Values outside of tensors that count against the memory limit: for matrices that grow with a model.
+#[derive(Debug)]
+pub struct Claimed<T> {
+    values: Vec<T>,
+    _claim: Claim,
+}
+
+impl<T: bytemuck::Zeroable> Claimed<T> {
+    /// `len` zeros.
+    ///
+    /// # Errors
+    /// If they would exceed the limit, or the system has no more memory.
+    pub fn zeroed(len: usize) -> Result<Self, OutOfMemory> {
+        let bytes = len.saturating_mul(size_of::<T>());
+        let claim = Claim::new(bytes)?;
+        let refused = |()| OutOfMemory::now(bytes);
+        let values = bytemuck::allocation::try_zeroed_vec(len).map_err(refused)?;
+        Ok(Self { values, _claim: claim })
+    }
+}
+
+impl<T> std::ops::Deref for Claimed<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.values
+    }
+}
+
+impl<T> std::ops::DerefMut for Claimed<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.values
+    }
+}
+
 /// An allocation was refused: it is over the memory limit, or the system has no more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a tensor needs {} MiB, {} are in use and the limit is {}", mebi(*needed), mebi(*live), mebi(*limit))]
@@ -41,6 +142,13 @@ pub struct OutOfMemory {
     pub limit: usize,
 }
 
+impl OutOfMemory {
+    /// `needed` bytes were refused just now, or the system has no more.
+    pub fn now(needed: usize) -> Self {
+        Self { needed, live: LIVE_BYTES.load(Ordering::Relaxed), limit: LIMIT_BYTES.load(Ordering::Relaxed) }
+    }
+}
+
 /// Mebibytes, rounded up: what `--max-memory` counts in.
 fn mebi(bytes: usize) -> usize {
     bytes.div_ceil(1 << 20)
@@ -50,16 +158,17 @@ fn mebi(bytes: usize) -> usize {
 const LARGE_BYTES: usize = 16 << 10;
 
 enum Storage {
-    Small(Vec<Block>),
+    Small(Claimed<Block>),
     Large(Piece),
+    /// A file. Pages that nobody has read take no memory: who reads a window claims it, see [`Bytes::claimed`].
     Mapped(memmap2::Mmap),
 }
 
 impl Storage {
     /// `len` zero bytes, a number of whole blocks.
-    fn zeroed(len: usize) -> Option<Self> {
+    fn zeroed(len: usize) -> Result<Self, OutOfMemory> {
         if len < LARGE_BYTES {
-            bytemuck::allocation::try_zeroed_vec(len / BLOCK).map(Self::Small).ok()
+            Claimed::zeroed(len / BLOCK).map(Self::Small)
         } else {
             Piece::zeroed(len).map(Self::Large)
         }
@@ -74,7 +183,7 @@ impl Storage {
 
     fn as_slice(&self) -> &[u8] {
         match self {
-            Self::Small(blocks) => bytemuck::cast_slice(blocks),
+            Self::Small(blocks) => bytemuck::cast_slice(&blocks[..]),
             Self::Large(piece) => piece,
             Self::Mapped(map) => map,
         }
@@ -83,17 +192,9 @@ impl Storage {
     /// The bytes, writable, if they are owned.
     fn owned_mut(&mut self) -> Option<&mut [u8]> {
         match self {
-            Self::Small(blocks) => Some(bytemuck::cast_slice_mut(blocks)),
+            Self::Small(blocks) => Some(bytemuck::cast_slice_mut(&mut blocks[..])),
             Self::Large(piece) => Some(piece),
             Self::Mapped(_) => None,
-        }
-    }
-}
-
-impl Drop for Storage {
-    fn drop(&mut self) {
-        if let Some(owned) = self.owned_mut() {
-            LIVE_BYTES.fetch_sub(owned.len(), Ordering::Relaxed);
         }
     }
 }
@@ -103,24 +204,17 @@ impl Drop for Storage {
 pub struct Bytes {
     storage: Arc<Storage>,
     range: Range<usize>,
+    /// For a window of a map that is read as a tensor.
+    claim: Option<Arc<Claim>>,
 }
 
 impl Bytes {
     /// `len` zero bytes, aligned to 64.
     pub fn zeroed(len: usize) -> Result<Self, OutOfMemory> {
         let needed = len.div_ceil(BLOCK).saturating_mul(BLOCK);
-        let limit = LIMIT_BYTES.load(Ordering::Relaxed);
-        let live = LIVE_BYTES.fetch_add(needed, Ordering::Relaxed);
-        let refused = OutOfMemory { needed, live, limit };
-        if live.saturating_add(needed) > limit {
-            LIVE_BYTES.fetch_sub(needed, Ordering::Relaxed);
-            return Err(refused);
-        }
-        let storage = Storage::zeroed(needed).inspect(|storage| storage.fence(len));
-        storage.map(|storage| Self { storage: Arc::new(storage), range: 0..len }).ok_or_else(|| {
-            LIVE_BYTES.fetch_sub(needed, Ordering::Relaxed);
-            refused
-        })
+        let storage = Storage::zeroed(needed)?;
+        storage.fence(len);
+        Ok(Self { storage: Arc::new(storage), range: 0..len, claim: None })
     }
 
     /// A copy of `bytes`, aligned to 64.
@@ -131,13 +225,37 @@ impl Bytes {
     }
 
     /// The whole of an open file, mapped. The file must not be truncated while the map lives.
-    #[allow(unsafe_code)]
     pub fn map(file: &File) -> std::io::Result<Self> {
         // SAFETY: the map is read-only and private to this process; as for every user of a map, the contents are only
         // as stable as the file, and all readers treat them as untrusted bytes.
         let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(file)? };
         let range = 0..map.len();
-        Ok(Self { storage: Arc::new(Storage::Mapped(map)), range })
+        Ok(Self { storage: Arc::new(Storage::Mapped(map)), range, claim: None })
+    }
+
+    /// The same bytes; if they are a window of a map, they count against the memory limit from here on, as a copy would:
+    /// what is read of a file lies in memory, and a large file is not small for being mapped.
+    ///
+    /// # Errors
+    /// If they would exceed the limit.
+    pub(crate) fn claimed(mut self) -> Result<Self, OutOfMemory> {
+        if self.claim.is_none() && matches!(*self.storage, Storage::Mapped(_)) {
+            self.claim = Some(Arc::new(Claim::new(self.range.len())?));
+        }
+        Ok(self)
+    }
+
+    /// Lets go of the pages of a mapped file that these bytes lie on, once they were copied: they are read again if somebody
+    /// asks for them. Nothing for owned bytes.
+    pub(crate) fn let_go(&self) {
+        #[cfg(all(unix, not(miri)))]
+        if let Storage::Mapped(map) = &*self.storage {
+            // SAFETY: the map is read-only and nothing was written to it, so its pages come back from the file with what
+            // they held; neighbours on the first and the last page lose nothing either. A system that refuses keeps them.
+            let _ = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, self.range.start, self.range.len())
+            };
+        }
     }
 
     /// A window of these bytes, sharing the storage; `None` if it does not lie inside.
@@ -146,7 +264,8 @@ impl Bytes {
             return None;
         }
         let start = self.range.start + range.start;
-        Some(Self { storage: Arc::clone(&self.storage), range: start..start + range.len() })
+        let claim = self.claim.clone();
+        Some(Self { storage: Arc::clone(&self.storage), range: start..start + range.len(), claim })
     }
 
     /// The bytes, writable: in place if owned and not shared, else in a fresh copy.
@@ -208,5 +327,25 @@ mod tests {
     fn an_absurd_size_is_refused_not_aborted() {
         assert!(Bytes::zeroed(1 << 60).is_err());
         assert!(Bytes::zeroed(usize::MAX).is_err());
+        assert!(Claimed::<f64>::zeroed(usize::MAX).is_err() && Claim::new(usize::MAX).is_err());
+    }
+
+    #[test]
+    fn a_claim_grows_once_and_a_window_of_a_file_is_claimed_once() {
+        let mut claim = Claim::new(100).unwrap();
+        claim.grow_to(60).unwrap();
+        assert_eq!(claim.bytes, 100);
+        assert!(claim.grow_to(usize::MAX).is_err());
+        assert_eq!(claim.bytes, 100);
+        claim.note(130);
+        assert_eq!(claim.bytes, 130);
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &[7; 5000]).unwrap();
+        let window = Bytes::map(&file).unwrap().slice(1000..3000).unwrap();
+        assert!(window.claim.is_none());
+        let window = window.claimed().unwrap();
+        let part = window.slice(0..10).unwrap().claimed().unwrap();
+        assert_eq!(window.claim.as_ref().map(|c| c.bytes), Some(2000));
+        assert_eq!(part.claim.as_ref().map(|c| c.bytes), Some(2000));
     }
 }

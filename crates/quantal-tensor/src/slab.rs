@@ -4,6 +4,7 @@
 //!
 //! What a piece gives back stays with its slab, for other pieces, until all of them are gone.
 
+use crate::bytes::{Claim, OutOfMemory};
 use crate::fence;
 use memmap2::{MmapMut, MmapRaw};
 use offset_allocator::{Allocation, Allocator};
@@ -37,37 +38,48 @@ pub struct Piece {
     slab: Arc<Slab>,
     allocation: Allocation,
     len: usize,
+    _claim: Claim,
 }
 
 impl Piece {
-    /// `len` zero bytes, aligned to 64. `None` if memory ran out.
-    pub fn zeroed(len: usize) -> Option<Self> {
+    /// `len` zero bytes, aligned to 64.
+    ///
+    /// # Errors
+    /// If they would exceed the memory limit, or the system has no more.
+    pub fn zeroed(len: usize) -> Result<Self, OutOfMemory> {
+        let claim = Claim::new(len.div_ceil(LINE).saturating_mul(LINE))?;
+        Self::claimed(len, claim).ok_or_else(|| OutOfMemory::now(len))
+    }
+
+    /// A piece that was claimed; `None` if the system has no more memory.
+    fn claimed(len: usize, claim: Claim) -> Option<Self> {
         let lines = u32::try_from(len.div_ceil(LINE) + fence::GAP / LINE).ok()?.max(1);
         let mut slabs = SLABS.lock().unwrap_or_else(PoisonError::into_inner);
         slabs.retain(|slab| slab.strong_count() > 0);
-        let found = slabs.iter().filter_map(Weak::upgrade).find_map(|slab| Self::take(&slab, lines, len));
-        let (mut piece, used) = if let Some(found) = found {
+        let room = |slab: Arc<Slab>| Some((Self::take(&slab, lines)?, slab));
+        let found = slabs.iter().filter_map(Weak::upgrade).find_map(room);
+        let ((allocation, used), slab) = if let Some(found) = found {
             found
         } else {
             let slab = Arc::new(Slab::holding(lines)?);
             slabs.push(Arc::downgrade(&slab));
-            Self::take(&slab, lines, len)?
+            (Self::take(&slab, lines)?, slab)
         };
         drop(slabs);
-        piece[..used].fill(0);
+        let mut piece = Self { slab, allocation, len, _claim: claim };
+        fence::open(std::ptr::slice_from_raw_parts(piece.start(), len));
+        piece[..len.min(used * LINE)].fill(0);
         Some(piece)
     }
 
-    /// A piece, and how many of its bytes hold what others left.
-    fn take(slab: &Arc<Slab>, lines: u32, len: usize) -> Option<(Self, usize)> {
+    /// Lines of a slab, and how many of them hold what others left.
+    fn take(slab: &Slab, lines: u32) -> Option<(Allocation, usize)> {
         let mut book = slab.book.lock().unwrap_or_else(PoisonError::into_inner);
         let allocation = book.allocator.allocate(lines)?;
         let (from, to) = (allocation.offset as usize, allocation.offset as usize + lines as usize);
         let used = book.fresh.clamp(from, to) - from;
         book.fresh = book.fresh.max(to);
-        let piece = Self { slab: Arc::clone(slab), allocation, len };
-        fence::open(std::ptr::slice_from_raw_parts(piece.start(), len));
-        Some((piece, len.min(used * LINE)))
+        Some((allocation, used))
     }
 
     fn start(&self) -> *mut u8 {
@@ -78,7 +90,6 @@ impl Piece {
 impl Deref for Piece {
     type Target = [u8];
 
-    #[allow(unsafe_code)]
     fn deref(&self) -> &[u8] {
         // SAFETY: the allocator gave these lines of the map to this piece alone, and takes them back when it is dropped;
         // the map lives as long as the piece, and an anonymous map is initialized.
@@ -87,7 +98,6 @@ impl Deref for Piece {
 }
 
 impl DerefMut for Piece {
-    #[allow(unsafe_code)]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as for `deref`, and the piece is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.start(), self.len) }
@@ -151,7 +161,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        assert!(Piece::zeroed(usize::MAX).is_none());
-        assert!(Piece::zeroed(1 << 50).is_none());
+        assert!(Piece::zeroed(usize::MAX).is_err());
+        assert!(Piece::zeroed(1 << 50).is_err());
     }
 }

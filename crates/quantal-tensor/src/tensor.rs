@@ -100,14 +100,21 @@ impl Tensor {
         Self::from_bytes(DType::Bool, shape, Bytes::copy_from(&bytes)?)
     }
 
-    /// Raw bytes in memory layout. Copied if they are not aligned for the type.
+    /// Raw bytes in memory layout. Copied if they are not aligned for the type; either way they count against the memory
+    /// limit, those of a mapped file as well.
     pub fn from_bytes(dtype: DType, shape: &[usize], bytes: Bytes) -> Result<Self, TensorError> {
         let needed = byte_len(dtype, shape)?;
         if bytes.len() != needed {
             return Err(TensorError::Length { shape: shape.to_vec(), dtype, needed, found: bytes.len() });
         }
         let aligned = (bytes.as_ptr() as usize).is_multiple_of(dtype.size().min(8));
-        let bytes = if aligned { bytes } else { Bytes::copy_from(&bytes)? };
+        let bytes = if aligned {
+            bytes.claimed()?
+        } else {
+            let copy = Bytes::copy_from(&bytes)?;
+            bytes.let_go();
+            copy
+        };
         Ok(Self { dtype, shape: shape.to_vec(), bytes })
     }
 

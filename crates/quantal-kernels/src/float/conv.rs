@@ -7,7 +7,7 @@ use super::pack::PackedB;
 use super::rows::row;
 use super::scratch::Shared;
 use super::winograd::{PackedTiles, serves, tiles};
-use crate::{ConvGeometry, Isa, Threads};
+use crate::{ConvGeometry, Isa, KernelError, Threads};
 
 /// The weight of a convolution.
 pub struct PackedConv(Form);
@@ -24,11 +24,11 @@ impl PackedConv {
     ///
     /// # Panics
     /// When the geometry is not valid or `weight` is too short.
-    pub fn pack(g: &ConvGeometry, weight: &[f32]) -> Self {
+    pub fn pack(g: &ConvGeometry, weight: &[f32]) -> Result<Self, KernelError> {
         assert!(g.valid(), "a valid geometry");
         assert!(Some(weight.len()) >= g.checked_weight_len(), "a weight of {} values", weight.len());
         if serves(g) {
-            return Self(Form::Tiles(PackedTiles::pack(g, weight)));
+            return Ok(Self(Form::Tiles(PackedTiles::pack(g, weight)?)));
         }
         let n = g.c_out / g.groups;
         let taps = g.kernel[0] * g.kernel[1];
@@ -36,7 +36,8 @@ impl PackedConv {
             let own = &weight[group * n * g.k()..][..n * g.k()];
             PackedB::from_taps(own, (g.k(), n), taps)
         };
-        Self(Form::Windows((0..g.groups).map(pack).collect()))
+        let groups = (0..g.groups).map(pack).collect::<Result<_, _>>()?;
+        Ok(Self(Form::Windows(groups)))
     }
 
     /// The one group of a weight that is packed for windows, if it is.
@@ -148,7 +149,7 @@ mod tests {
         let residual = Residual { data: &residual, row_stride: g.c_out };
         let e = Epilogue { bias: Some(&bias), residual: Some(residual), activation: None, clamp: (-0.5, 1.5) };
         let expected = reference(g, &x, &weight, &e);
-        let packed = PackedConv::pack(g, &weight);
+        let packed = PackedConv::pack(g, &weight).unwrap();
         for isa in Isa::available() {
             for count in [1, 3] {
                 let mut out = vec![0.0; expected.len()];

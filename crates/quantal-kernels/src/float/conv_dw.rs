@@ -133,8 +133,9 @@ mod tests {
 
     fn check(f: &ConvGeometry, g: &ConvGeometry) {
         let x = random(f.batch * f.h * f.w * f.c_in, 1);
-        let (w, bias) = (PackedConv::pack(f, &random(f.c_out * f.k(), 2)), random(f.c_out, 3));
-        let (dw, residual) = (PackedDw::pack(g, &random(g.c_out * g.k(), 4)), random(g.pixels_out() * g.c_out, 5));
+        let (w, bias) = (PackedConv::pack(f, &random(f.c_out * f.k(), 2)).unwrap(), random(f.c_out, 3));
+        let (dw, residual) =
+            (PackedDw::pack(g, &random(g.c_out * g.k(), 4)).unwrap(), random(g.pixels_out() * g.c_out, 5));
         let residual = Some(Residual { data: &residual, row_stride: g.c_out });
         let first = Stage {
             geometry: f,

@@ -6,7 +6,7 @@ use super::pack::PackedB;
 use super::rows::row;
 use super::scratch::Shared;
 use super::unary;
-use crate::{ConvGeometry, Isa, Threads};
+use crate::{ConvGeometry, Isa, KernelError, Threads};
 
 /// The weight of a transposed convolution, packed per group: rows in the order (ky, kx, channel).
 pub struct PackedConvTranspose {
@@ -34,9 +34,12 @@ pub fn valid_transposed(g: &ConvGeometry) -> bool {
 impl PackedConvTranspose {
     /// Packs a weight laid out as ONNX does, `[c_in, c_out / groups, kernel[0], kernel[1]]`.
     ///
+    /// # Errors
+    /// If memory runs out.
+    ///
     /// # Panics
     /// When the geometry is not [valid](valid_transposed) or `weight` is too short.
-    pub fn pack(g: &ConvGeometry, weight: &[f32]) -> Self {
+    pub fn pack(g: &ConvGeometry, weight: &[f32]) -> Result<Self, KernelError> {
         assert!(valid_transposed(g), "a valid geometry");
         assert!(Some(weight.len()) >= g.checked_weight_len(), "a weight of {} values", weight.len());
         let (channels, n) = (g.c_in / g.groups, g.c_out / g.groups);
@@ -47,7 +50,7 @@ impl PackedConvTranspose {
                 weight[((group * channels + channel) * n + j) * taps + tap]
             })
         };
-        Self { groups: (0..g.groups).map(pack).collect() }
+        Ok(Self { groups: (0..g.groups).map(pack).collect::<Result<_, _>>()? })
     }
 }
 
@@ -222,7 +225,7 @@ mod tests {
             let x = random(g.batch * g.h * g.w * g.c_in, 1);
             let (weight, bias) = (random(g.k() * g.c_out, 2), random(g.c_out, 3));
             let expected = chains(&g, &x, &weight, &bias);
-            let packed = PackedConvTranspose::pack(&g, &weight);
+            let packed = PackedConvTranspose::pack(&g, &weight).unwrap();
             let e = Epilogue { bias: Some(&bias), ..Epilogue::NONE };
             for isa in Isa::available() {
                 let mut out = vec![0.0; expected.len()];
@@ -256,7 +259,7 @@ mod tests {
                 };
                 let (x, weight, bias) = (random(40 * c_in, 1), random(9 * c_in * c_out / groups, 2), random(c_out, 3));
                 let exact = scattered(&g, &x, &weight, &bias);
-                let packed = PackedConvTranspose::pack(&g, &weight);
+                let packed = PackedConvTranspose::pack(&g, &weight).unwrap();
                 let e = Epilogue { bias: Some(&bias), ..Epilogue::NONE };
                 let mut portable = vec![0.0; exact.len()];
                 conv_transpose(Isa::PORTABLE, &g, &x, &packed, &e, &mut portable, &Threads::new(1));

@@ -5,12 +5,14 @@ use super::lanes::{FloatIsa, LANES};
 use super::rows::{Row, row};
 use super::scratch::{Line, Shared};
 use super::unary;
-use crate::{ConvGeometry, Isa, Threads};
+use crate::{ConvGeometry, Isa, KernelError, Threads};
+use quantal_tensor::bytes::Claim;
 
 /// The weight of a depthwise convolution: for each block of 16 output channels, one line per tap.
 #[derive(Clone)]
 pub struct PackedDw {
     lines: Vec<Line>,
+    _claim: Claim,
     taps: usize,
     channels: usize,
 }
@@ -20,17 +22,22 @@ impl PackedDw {
     ///
     /// # Panics
     /// When the geometry is not valid or not depthwise, or `weight` is too short.
-    pub fn pack(g: &ConvGeometry, weight: &[f32]) -> Self {
+    pub fn pack(g: &ConvGeometry, weight: &[f32]) -> Result<Self, KernelError> {
         assert!(g.valid() && g.groups == g.c_in, "a valid depthwise geometry");
         assert!(Some(weight.len()) >= g.checked_weight_len(), "a weight of {} values", weight.len());
         let taps = g.kernel[0] * g.kernel[1];
-        let mut lines = vec![Line::ZERO; g.c_out.div_ceil(LANES) * taps];
+        let count = g.c_out.div_ceil(LANES) * taps;
+        let bytes = count.saturating_mul(size_of::<Line>());
+        let claim = Claim::new(bytes).map_err(|_| KernelError::OutOfMemory { bytes })?;
+        let mut lines = Vec::new();
+        lines.try_reserve_exact(count).map_err(|_| KernelError::OutOfMemory { bytes })?;
+        lines.resize(count, Line::ZERO);
         for channel in 0..g.c_out {
             for tap in 0..taps {
                 lines[channel / LANES * taps + tap].0[channel % LANES] = weight[channel * taps + tap];
             }
         }
-        Self { lines, taps, channels: g.c_out }
+        Ok(Self { lines, _claim: claim, taps, channels: g.c_out })
     }
 
     /// Asserts that it is packed for this geometry.
@@ -345,7 +352,7 @@ mod tests {
                 expected.push(sum.clamp(-1.0, 1.0));
             }
         }
-        let packed = PackedDw::pack(g, &weight);
+        let packed = PackedDw::pack(g, &weight).unwrap();
         for isa in Isa::available() {
             for count in [1, 3] {
                 let mut out = vec![0.0; expected.len()];

@@ -3,6 +3,7 @@
 use super::lanes::LANES;
 use super::tile::K_BLOCK;
 use crate::arena::Lines;
+use crate::error::KernelError;
 
 /// A matrix `[k, n]` of any layout: element (i, j) at `data[i·stride_k + j·stride_n]`.
 #[derive(Clone, Copy)]
@@ -33,20 +34,26 @@ pub struct PackedB {
 impl PackedB {
     /// Packs a matrix that is read in every run.
     ///
+    /// # Errors
+    /// If memory runs out.
+    ///
     /// # Panics
-    /// When `data` is too short for the strides, or memory ran out.
-    pub fn pack(b: BView<'_>) -> Self {
-        let mut packed = Self::zeroed(0, 0, 1);
-        packed.repack(b);
-        packed
+    /// When `data` is too short for the strides.
+    pub fn pack(b: BView<'_>) -> Result<Self, KernelError> {
+        let mut packed = Self { panels: Lines::Lasting(None), ..Self::default() };
+        packed.repack(b)?;
+        Ok(packed)
     }
 
     /// Packs another matrix, into the memory that is there: for products of two activations.
     ///
+    /// # Errors
+    /// If memory runs out.
+    ///
     /// # Panics
-    /// When `data` is too short for the strides, or memory ran out.
-    pub fn repack(&mut self, b: BView<'_>) {
-        self.resize(b.k, b.n, balanced(b.k));
+    /// When `data` is too short for the strides.
+    pub fn repack(&mut self, b: BView<'_>) -> Result<(), KernelError> {
+        self.resize(b.k, b.n, balanced(b.k))?;
         if b.stride_n == 1 {
             self.fill(|i, j, line| {
                 let row = &b.data[i * b.stride_k + j..];
@@ -59,28 +66,29 @@ impl PackedB {
         } else {
             self.fill_columns(b.data, b.stride_n, 1, b.stride_k);
         }
+        Ok(())
     }
 
     /// Packs the matrix whose element (i, j) is `value(i, j)`.
-    pub(super) fn from_fn(k: usize, n: usize, value: impl Fn(usize, usize) -> f32) -> Self {
-        let mut packed = Self::zeroed(k, n, balanced(k));
+    pub(super) fn from_fn(k: usize, n: usize, value: impl Fn(usize, usize) -> f32) -> Result<Self, KernelError> {
+        let mut packed = Self::zeroed(k, n, balanced(k))?;
         packed.fill(|i, j, line| line.iter_mut().enumerate().take(n - j).for_each(|(l, x)| *x = value(i, j + l)));
-        packed
+        Ok(packed)
     }
 
     /// A matrix of zeros, in blocks of `block` rows.
-    pub(super) fn zeroed(k: usize, n: usize, block: usize) -> Self {
+    pub(super) fn zeroed(k: usize, n: usize, block: usize) -> Result<Self, KernelError> {
         let mut packed = Self { panels: Lines::Lasting(None), ..Self::default() };
-        packed.resize(k, n, block);
-        packed
+        packed.resize(k, n, block)?;
+        Ok(packed)
     }
 
     /// Packs the matrix `[k, n]` whose columns are `[k / taps, taps]` in `data`, one after the other, and have their rows
     /// in the order (tap, channel).
-    pub(super) fn from_taps(data: &[f32], (k, n): (usize, usize), taps: usize) -> Self {
-        let mut packed = Self::zeroed(k, n, balanced(k));
+    pub(super) fn from_taps(data: &[f32], (k, n): (usize, usize), taps: usize) -> Result<Self, KernelError> {
+        let mut packed = Self::zeroed(k, n, balanced(k))?;
         packed.fill_columns(data, k, taps, taps);
-        packed
+        Ok(packed)
     }
 
     /// Fills in the matrix whose column j has row tap·channels + c at `data[j·stride_n + c·stride + tap]`.
@@ -122,10 +130,12 @@ impl PackedB {
         }
     }
 
-    fn resize(&mut self, k: usize, n: usize, block: usize) {
-        (self.k, self.n, self.block) = (k, n, block);
+    fn resize(&mut self, k: usize, n: usize, block: usize) -> Result<(), KernelError> {
         let bytes = n.div_ceil(LANES).checked_mul(k).and_then(|lines| lines.checked_mul(size_of::<[f32; LANES]>()));
-        bytes.and_then(|bytes| self.panels.reserve(bytes)).expect("the matrix fits in memory");
+        let bytes = bytes.unwrap_or(usize::MAX);
+        self.panels.reserve(bytes).ok_or(KernelError::OutOfMemory { bytes })?;
+        (self.k, self.n, self.block) = (k, n, block);
+        Ok(())
     }
 
     /// Rows.

@@ -1,10 +1,9 @@
 //! Aligned memory that a thread keeps between calls, so that kernels do not allocate in their loops.
 
-use std::cell::Cell;
-
-use quantal_tensor::fence::Closed;
-
 use super::lanes::LANES;
+use quantal_tensor::bytes::Claim;
+use quantal_tensor::fence::Closed;
+use std::cell::Cell;
 
 /// Sixteen values on a cache line of their own.
 #[derive(Clone, Copy)]
@@ -29,7 +28,7 @@ pub(super) fn values(lines: &[Line]) -> &[f32] {
 }
 
 thread_local! {
-    static LINES: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    static LINES: Cell<(Vec<Line>, Claim)> = Cell::default();
 }
 
 /// The bytes of values.
@@ -38,19 +37,21 @@ fn bytes_mut(values: &mut [f32]) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
 }
 
-/// Calls `body` with `len` values of any content, aligned to 64 bytes.
+/// Calls `body` with `len` values of any content, aligned to 64 bytes. They count against the memory limit but are never
+/// refused: they are a part of an operand that is in memory already.
 pub(super) fn with_scratch<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
     // Taken, so that a call within `body` finds an empty vector and makes its own.
-    let mut lines = LINES.take();
+    let (mut lines, mut claim) = LINES.take();
     if lines.len() * LANES < len {
         lines.resize(len.div_ceil(LANES), Line::ZERO);
+        claim.note(lines.len() * size_of::<Line>());
     }
     let result = {
         let (wanted, rest) = values_mut(&mut lines).split_at_mut(len);
         let _rest = Closed::new(bytes_mut(rest));
         body(wanted)
     };
-    LINES.set(lines);
+    LINES.set((lines, claim));
     result
 }
 

@@ -15,7 +15,7 @@ use super::scratch::{Shared, with_scratch};
 use super::tile::{A_STRIDE, K_BLOCK};
 use super::unary;
 use crate::winograd::{POSITIONS, Tile, covers_well, for_blocks, is_plain, tile_count};
-use crate::{ConvGeometry, Threads};
+use crate::{ConvGeometry, KernelError, Threads};
 use std::ops::Range;
 use transform::{TileIn, TileOut, weights};
 
@@ -56,11 +56,11 @@ fn blocks(c_in: usize) -> usize {
 
 impl PackedTiles {
     /// Packs a weight for a geometry that tiles serve.
-    pub(super) fn pack(g: &ConvGeometry, weight: &[f32]) -> Self {
+    pub(super) fn pack(g: &ConvGeometry, weight: &[f32]) -> Result<Self, KernelError> {
         let (c_in, c_out) = (g.c_in, g.c_out);
-        let of = |first: usize| {
+        let of = |first: usize| -> Result<PackedB, KernelError> {
             let n = COLUMNS.min(c_out - first);
-            let mut packed = PackedB::zeroed(POSITIONS * c_in, n, c_in / blocks(c_in));
+            let mut packed = PackedB::zeroed(POSITIONS * c_in, n, c_in / blocks(c_in))?;
             for (p, c) in (0..n.div_ceil(LANES)).flat_map(|p| (0..c_in).map(move |c| (p, c))) {
                 let mut taps = [[0.0; LANES]; 9];
                 for l in 0..LANES.min(n - p * LANES) {
@@ -71,9 +71,10 @@ impl PackedTiles {
                     *packed.line_mut(i * c_in + c, p) = *line;
                 }
             }
-            packed
+            Ok(packed)
         };
-        Self { columns: (0..c_out).step_by(COLUMNS).map(of).collect(), c_in, c_out }
+        let columns = (0..c_out).step_by(COLUMNS).map(of).collect::<Result<_, _>>()?;
+        Ok(Self { columns, c_in, c_out })
     }
 
     /// Whether it is packed for this geometry.

@@ -30,7 +30,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId, reason: &Reason) -> Result
         },
     };
     let attrs = ConvAttrs::of(&node.attrs, weight.shape()).map_err(|e| l.error(e.into()))?;
-    let mut conv = Conv::new(attrs, &l.spatial_sizes(x), &weight, bias).map_err(|e| l.error(e))?;
+    let mut conv = Conv::new(&l.packings, attrs, &l.spatial_sizes(x), &weight, bias).map_err(|e| l.error(e))?;
     let input = match take_before(l, x, &conv) {
         Some((before, input)) => {
             conv.before = Some(before);

@@ -21,7 +21,8 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId, reason: &Reason) -> Result
     };
     let matrix = l.constant(b)?.filter(|t| t.dtype() == DType::F32 && t.rank() == 2);
     let step = if let Some(matrix) = matrix {
-        let mut product = Product::new(&matrix, attrs.trans_b, attrs.alpha, attrs.trans_a).map_err(|e| l.error(e))?;
+        let mut product =
+            Product::new(&l.packings, &matrix, attrs.trans_b, attrs.alpha, attrs.trans_a).map_err(|e| l.error(e))?;
         if let Some(c) = node.input(2) {
             let n = product.n();
             let Some(c) = l.constant(c)? else { return Ok(false) };

@@ -39,8 +39,8 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
     }
     let [k, n] = [weights.shape()[0], weights.shape()[1]];
     let Some(end) = end(l, sum, rows.scale, n)? else { return Err(codes::refusal(l, id).into()) };
-    let b = PackedB::pack(l.isa, &BView::new(weights.bytes(), true, k, n)).map_err(crate::steps::codes::refused);
-    let b = super::prepared(l, b)?;
+    let b = l.packings.get(&weights, &"rows", || PackedB::pack(l.isa, &BView::new(weights.bytes(), true, k, n)));
+    let b = super::prepared(l, b.map_err(crate::steps::codes::refused))?;
 
     let (codes_slot, scales_slot) = if let Some(&slots) = l.rows.get(&q) {
         slots

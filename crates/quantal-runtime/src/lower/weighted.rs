@@ -77,6 +77,7 @@ impl Goal {
 fn kernel<T>(l: &Lowering<'_>, value: Result<T, KernelError>) -> Rule<T> {
     match value {
         Err(KernelError::TooDeep { k, .. }) => Err(Reason::ProductTooLong { k }.into()),
+        Err(e @ KernelError::TooManyPhases { .. }) => Err(refused(&e.to_string())),
         other => prepared(l, other.map_err(crate::steps::codes::refused)),
     }
 }
@@ -227,8 +228,9 @@ fn pack(
     if let Some(d) = deconv {
         let base = prepared(l, packing_geometry(flat, sizes, c_in, c_in, attrs.group).ok_or_else(overflow))?;
         let geometry = ConvGeometry { c_out, h: 1, w: 1, h_out: 1, w_out: 1, ..base };
-        let packed = kernel(l, PackedConv::pack_transposed(l.isa, &geometry, bytes, w.signed))?;
-        return Ok(Packed::Transposed(Box::new(packed), d));
+        let pack = || PackedConv::pack_transposed(l.isa, &geometry, bytes, w.signed);
+        let packed = kernel(l, l.packings.get(&w.tensor, &("transposed", geometry), pack))?;
+        return Ok(Packed::Transposed(packed, d));
     }
     let deep = shape.len() == 5;
     let planes = if deep { shape[2] } else { 1 };
@@ -243,10 +245,12 @@ fn pack(
     let c_in = prepared(l, c_in.checked_mul(planes).ok_or_else(overflow))?;
     let geometry = prepared(l, packing_geometry(flat, sizes, c_in, c_out, attrs.group).ok_or_else(overflow))?;
     if geometry.is_depthwise() && c_in == c_out {
-        let packed = PackedDwConv::pack(l.isa, &geometry, bytes, w.signed, &zero_points(w));
-        return Ok(Packed::Depthwise(Box::new(kernel(l, packed)?)));
+        let zero_points = zero_points(w);
+        let pack = || PackedDwConv::pack(l.isa, &geometry, bytes, w.signed, &zero_points);
+        return Ok(Packed::Depthwise(kernel(l, l.packings.get(&w.tensor, &(geometry, &zero_points), pack))?));
     }
-    Ok(Packed::Dense(Box::new(kernel(l, PackedConv::pack(l.isa, &geometry, bytes, w.signed))?)))
+    let pack = || PackedConv::pack(l.isa, &geometry, bytes, w.signed);
+    Ok(Packed::Dense(kernel(l, l.packings.get(&w.tensor, &geometry, pack))?))
 }
 
 /// Gemm and MatMul.
@@ -303,7 +307,7 @@ pub(super) fn product(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
     } else {
         BView::new(w.tensor.bytes(), w.signed, k, n)
     };
-    let b = kernel(l, PackedB::pack(l.isa, &view))?;
+    let b = kernel(l, l.packings.get(&w.tensor, &transposed, || PackedB::pack(l.isa, &view)))?;
     let name = b.kernel().name;
     let rank = l.rank(x.value);
     let product = QProduct { x: x.codes, b, b_zero_points: zero_points(&w), bias, end };

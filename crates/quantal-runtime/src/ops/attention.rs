@@ -204,7 +204,7 @@ impl Attention {
             // Consecutive query heads share one key head.
             let kv = b * ks[1] + h / (heads / ks[1]);
             let keys = gather::<f32>(&k[kv * n_k * size..][..n_k * size], &[size, n_k], &[1, size])?;
-            f32::product(scores, &q[i * n_q * size..][..n_q * size], keys.as_slice(), [n_q, size, n_k], context);
+            f32::product(scores, &q[i * n_q * size..][..n_q * size], keys.as_slice(), [n_q, size, n_k], context)?;
             let mut show = |stage: Shown, scores: &[f32]| {
                 if self.shown == Some(stage) {
                     see[i * n_q * n_k..][..n_q * n_k].copy_from_slice(scores);
@@ -237,7 +237,7 @@ impl Attention {
                 row.fill(0.0);
             }
             show(Shown::AfterSoftmax, weights);
-            f32::product(out, weights, &v[kv * n_k * size_v..][..n_k * size_v], [n_q, n_k, size_v], context);
+            f32::product(out, weights, &v[kv * n_k * size_v..][..n_k * size_v], [n_q, n_k, size_v], context)?;
         }
         if given.rank() == 3 {
             let (inner, row) = (n_q * size_v, heads * size_v);

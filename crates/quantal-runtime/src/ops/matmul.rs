@@ -144,7 +144,7 @@ fn matmul_of<T: Number>(a: &Tensor, b: &Tensor, shapes: &Shapes, context: &Conte
     if !y.is_empty() && k > 0 {
         let (av, bv) = (a.as_slice::<T>(), b.as_slice::<T>());
         for ((from_a, from_b), y) in shapes.matrices()?.zip(y.as_mut_slice::<T>()?.chunks_exact_mut(m * n)) {
-            T::product(y, &av[from_a..][..m * k], &bv[from_b..][..k * n], [m, k, n], context);
+            T::product(y, &av[from_a..][..m * k], &bv[from_b..][..k * n], [m, k, n], context)?;
         }
     }
     Ok(y.reshaped(&shapes.out)?)

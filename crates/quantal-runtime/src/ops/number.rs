@@ -1,6 +1,7 @@
 //! The number types that operators compute in: floats read as f32, integers as i32, sums in the type itself.
 
 use super::{Context, OpError};
+use crate::steps::codes::refused;
 use half::{bf16, f16};
 use quantal_ir::Op;
 use quantal_kernels::float::{self, AView, BView, Epilogue, PackedB};
@@ -17,10 +18,16 @@ pub(super) trait Number: Element {
 
     /// `y = a · b` for row-major `[m, k]`, `[k, n]` and `[m, n]`. In f32 each sum is a chain of fused multiply-adds, the
     /// same bits for every instruction set; in other types, of products and sums.
-    fn product(y: &mut [Self], a: &[Self], b: &[Self], [m, k, n]: [usize; 3], _context: &Context<'_>) {
+    fn product(
+        y: &mut [Self],
+        a: &[Self],
+        b: &[Self],
+        [m, k, n]: [usize; 3],
+        _context: &Context<'_>,
+    ) -> Result<(), OpError> {
         y.fill(Self::default());
         if m == 0 || k == 0 || n == 0 {
-            return;
+            return Ok(());
         }
         for (row, a) in y.chunks_exact_mut(n).zip(a.chunks_exact(k)).take(m) {
             for (&u, b) in a.iter().zip(b.chunks_exact(n)) {
@@ -29,6 +36,7 @@ pub(super) trait Number: Element {
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -42,14 +50,21 @@ impl Number for f32 {
         n as Self
     }
 
-    fn product(y: &mut [Self], a: &[Self], b: &[Self], [m, k, n]: [usize; 3], context: &Context<'_>) {
+    fn product(
+        y: &mut [Self],
+        a: &[Self],
+        b: &[Self],
+        [m, k, n]: [usize; 3],
+        context: &Context<'_>,
+    ) -> Result<(), OpError> {
         if m == 0 || k == 0 || n == 0 {
             y.fill(0.0);
-            return;
+            return Ok(());
         }
-        let b = PackedB::pack(BView { data: b, k, n, stride_k: n, stride_n: 1 });
+        let b = PackedB::pack(BView { data: b, k, n, stride_k: n, stride_n: 1 }).map_err(refused)?;
         let a = AView { data: a, m, row_stride: k, col_stride: 1 };
         float::gemm(context.isa, a, &b, &Epilogue::NONE, y, n, context.threads);
+        Ok(())
     }
 }
 

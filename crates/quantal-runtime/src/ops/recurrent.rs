@@ -6,6 +6,7 @@ use super::number;
 use super::walk::gather;
 use super::{Context, Inputs, OpError, optional, required};
 use crate::ops::strides::count;
+use crate::steps::codes::refused;
 use activation::Activation;
 use quantal_ir::{Node, Op};
 use quantal_kernels::float::{self, AView, BView, Epilogue, PackedB};
@@ -205,7 +206,7 @@ impl Recurrent {
             self.shaped(i, t, &[dirs, width, inner])?;
             let values = number::floats(self.op, t)?;
             let data = &values[(d * width + first) * inner..][..(width - first) * inner];
-            Ok(PackedB::pack(BView { data, k: inner, n: width - first, stride_k: 1, stride_n: inner }))
+            PackedB::pack(BView { data, k: inner, n: width - first, stride_k: 1, stride_n: inner }).map_err(refused)
         };
         let split = self.op == Op::Gru && !self.linear_before_reset;
         let r_after_reset = if split { Some(matrix(2, s.hidden, 2 * s.hidden)?) } else { None };

@@ -7,7 +7,7 @@ use quantal_kernels::KernelError;
 use quantal_kernels::eltwise::OutCodes;
 use quantal_kernels::gemm::{Epilogue, Residual};
 use quantal_tensor::arith::{self, Affine};
-use quantal_tensor::{DType, Tensor};
+use quantal_tensor::{DType, OutOfMemory, Tensor, TensorError};
 
 /// How a tensor of 8-bit codes is to be read.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,9 +49,11 @@ impl Codes {
 }
 
 /// A shape that a kernel cannot serve, in the words of an operator.
-#[expect(clippy::needless_pass_by_value, reason = "given to map_err")]
 pub(crate) fn refused(e: KernelError) -> OpError {
-    OpError::Invalid(e.to_string())
+    match e {
+        KernelError::OutOfMemory { bytes } => TensorError::OutOfMemory(OutOfMemory::now(bytes)).into(),
+        other => OpError::Invalid(other.to_string()),
+    }
 }
 
 /// A result of `codes`, written by `fill`.

@@ -1,20 +1,23 @@
 //! Convolution in f32 on channels-last tensors.
 
 use super::Env;
+use super::codes::refused;
 use super::tail::Tail;
 use crate::ops::{Inputs, OpError, optional, required};
+use crate::packings::Packings;
 use quantal_ir::op::conv::{ConvAttrs, Window};
 use quantal_kernels::ConvGeometry;
 use quantal_kernels::float::{PackedConv, PackedDw, Stage, conv, conv_dw, dwconv};
 use quantal_tensor::{DType, Tensor};
 use std::fmt;
+use std::sync::Arc;
 
 /// A convolution over one or two spatial axes, its weight packed.
 pub struct Conv {
     pub(crate) attrs: ConvAttrs,
     pub(crate) c_in: usize,
     c_out: usize,
-    weight: Packed,
+    weight: Arc<Packed>,
     /// A dense convolution of one group, before this depthwise one: the value between them is not made whole.
     pub(crate) before: Option<Box<Conv>>,
     /// What follows the sum. The step reads x and, if the tail says so, a residual, both channels-last.
@@ -35,10 +38,11 @@ impl fmt::Debug for Conv {
 impl Conv {
     /// Packs a weight `[C_out, C_in / group, k…]` with one or two spatial axes, whose `sizes` in the input are known or
     /// free.
-    pub fn new(
+    pub(crate) fn new(
+        packings: &Packings,
         attrs: ConvAttrs,
         sizes: &[Option<usize>],
-        weight: &Tensor,
+        weight: &Arc<Tensor>,
         bias: Option<Vec<f32>>,
     ) -> Result<Self, OpError> {
         let shape = weight.shape();
@@ -54,11 +58,14 @@ impl Conv {
             return Err(OpError::invalid(format!("the bias must have {c_out} values")));
         }
         let geometry = packing_geometry(&attrs.window, sizes, c_in, c_out, attrs.group).ok_or_else(wrong)?;
-        let weight = if geometry.is_depthwise() {
-            Packed::Depthwise(PackedDw::pack(&geometry, values))
-        } else {
-            Packed::Dense(PackedConv::pack(&geometry, values))
-        };
+        let weight = packings.get(weight, &geometry, || {
+            let packed = if geometry.is_depthwise() {
+                PackedDw::pack(&geometry, values).map(Packed::Depthwise)
+            } else {
+                PackedConv::pack(&geometry, values).map(Packed::Dense)
+            };
+            packed.map_err(refused)
+        })?;
         Ok(Self { weight, attrs, c_in, c_out, before: None, tail: Tail { bias, ..Tail::default() } })
     }
 
@@ -70,7 +77,7 @@ impl Conv {
     /// Whether this one, with no other before it, may run together with `before`, whose result it alone reads.
     pub(crate) fn may_follow(&self, before: &Self) -> bool {
         let images = self.attrs.window.kernel.len() == 2 && before.attrs.window.kernel.len() == 2;
-        let kinds = (&before.weight, &self.weight);
+        let kinds = (&*before.weight, &*self.weight);
         images
             && !before.tail.residual
             && matches!(kinds, (Packed::Dense(first), Packed::Depthwise(_)) if first.goes_in_strips())
@@ -92,8 +99,9 @@ impl Conv {
         let mut y = env.pool.tensor(DType::F32, &shape)?;
         let epilogue = self.tail.epilogue(optional(inputs, 1), &shape, g.c_out)?;
         let out = y.as_mut_slice()?;
-        match (&self.weight, &first) {
-            (Packed::Depthwise(weight), Some((Self { weight: Packed::Dense(w), tail, .. }, f))) => {
+        let before = first.as_ref().map(|(before, f)| (&*before.weight, &before.tail, f));
+        match (&*self.weight, before) {
+            (Packed::Depthwise(weight), Some((Packed::Dense(w), tail, f))) => {
                 let before = Stage { geometry: f, weight: w, epilogue: tail.epilogue(None, &[], f.c_out)? };
                 let own = Stage { geometry: &g, weight, epilogue };
                 conv_dw(env.isa, values, &before, &own, out, env.threads);

@@ -1,17 +1,20 @@
 //! Matrix products in f32: by a constant matrix packed once, or of two run-time tensors.
 
 use super::Env;
+use super::codes::refused;
 use super::tail::Tail;
 use crate::ops::{Inputs, OpError, optional, required};
+use crate::packings::Packings;
 use quantal_ir::Op;
 use quantal_kernels::float::{AView, BView, Epilogue, PackedB, gemm};
 use quantal_tensor::tensor::element_count;
 use quantal_tensor::{DType, Tensor};
 use std::fmt;
+use std::sync::Arc;
 
 /// `x · B + bias …` for a constant matrix B `[k, n]`; x is `[…, k]`, or `[k, m]` if it is given transposed.
 pub struct Product {
-    b: PackedB,
+    b: Arc<PackedB>,
     /// Whether x is `[k, m]`.
     pub transposed: bool,
     /// What follows the sum. The step reads x and, if the tail says so, a residual.
@@ -26,20 +29,30 @@ impl fmt::Debug for Product {
 
 impl Product {
     /// Packs `b`, given as `[k, n]`, or as `[n, k]` if `b_transposed`, its elements times `factor`.
-    pub fn new(b: &Tensor, b_transposed: bool, factor: f32, transposed: bool) -> Result<Self, OpError> {
+    pub(crate) fn new(
+        packings: &Packings,
+        b: &Arc<Tensor>,
+        b_transposed: bool,
+        factor: f32,
+        transposed: bool,
+    ) -> Result<Self, OpError> {
         let wrong =
             || OpError::invalid(format!("a matrix of float32 is needed, found {} of {:?}", b.dtype(), b.shape()));
         let (&[rows, columns], Some(data)) = (b.shape(), b.get::<f32>()) else { return Err(wrong()) };
-        let scaled: Vec<f32>;
-        let data = if factor == 1.0 {
-            data
-        } else {
-            scaled = data.iter().map(|v| v * factor).collect();
-            &scaled
-        };
         let (k, n) = if b_transposed { (columns, rows) } else { (rows, columns) };
         let (stride_k, stride_n) = if b_transposed { (1, columns) } else { (columns, 1) };
-        let b = PackedB::pack(BView { data, k, n, stride_k, stride_n });
+        let b = packings.get(b, &(b_transposed, factor.to_bits()), || {
+            let scaled: Tensor;
+            let data = if factor == 1.0 {
+                data
+            } else {
+                let mut copy = Tensor::zeros(DType::F32, &[data.len()])?;
+                copy.as_mut_slice::<f32>()?.iter_mut().zip(data).for_each(|(to, v)| *to = v * factor);
+                scaled = copy;
+                scaled.as_slice()
+            };
+            PackedB::pack(BView { data, k, n, stride_k, stride_n }).map_err(refused)
+        })?;
         Ok(Self { b, transposed, tail: Tail::default() })
     }
 
@@ -95,7 +108,7 @@ pub(crate) fn matmul(inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, O
         let (ia, ib) = (matrix_index(i, &batch, a_lead), matrix_index(i, &batch, b_lead));
         if packed_at != Some(ib) {
             let data = w.get(ib * k * n..).unwrap_or_default();
-            packed.repack(BView { data, k, n, stride_k: n, stride_n: 1 });
+            packed.repack(BView { data, k, n, stride_k: n, stride_n: 1 }).map_err(refused)?;
             packed_at = Some(ib);
         }
         let view = AView { data: x.get(ia * m * k..).unwrap_or_default(), m, row_stride: k, col_stride: 1 };

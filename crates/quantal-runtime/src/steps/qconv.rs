@@ -15,15 +15,16 @@ use quantal_kernels::dwconv::{DwConvCall, PackedDwConv, dwconv};
 use quantal_kernels::planes::{self, Taps};
 use quantal_tensor::{DType, Tensor};
 use std::fmt;
+use std::sync::Arc;
 
 /// Packed weights, and which kernel family reads them.
 pub enum Packed {
     /// Any groups.
-    Dense(Box<PackedConv>),
+    Dense(Arc<PackedConv>),
     /// One input and one output channel a group.
-    Depthwise(Box<PackedDwConv>),
+    Depthwise(Arc<PackedDwConv>),
     /// A transposed convolution, with what its output size follows from.
-    Transposed(Box<PackedConv>, ConvTransposeAttrs),
+    Transposed(Arc<PackedConv>, ConvTransposeAttrs),
 }
 
 /// A convolution of codes over one to three spatial axes.

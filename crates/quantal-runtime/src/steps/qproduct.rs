@@ -10,13 +10,14 @@ use quantal_kernels::pack::{BView, PackedB};
 use quantal_tensor::tensor::element_count;
 use quantal_tensor::{DType, Tensor};
 use std::fmt;
+use std::sync::Arc;
 
 /// `x · B` for constant codes B `[k, n]`; x is `[…, k]`.
 pub struct QProduct {
     /// What it reads.
     pub x: Codes,
     /// The weights.
-    pub b: PackedB,
+    pub b: Arc<PackedB>,
     /// Zero points of the weights: none if all are 0, one, or one for each column.
     pub b_zero_points: Vec<i32>,
     /// In units of the accumulator.

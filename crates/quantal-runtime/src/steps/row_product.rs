@@ -10,6 +10,7 @@ use quantal_kernels::row_quantize::{quantize_rows, scale_rows};
 use quantal_tensor::tensor::element_count;
 use quantal_tensor::{DType, Tensor};
 use std::fmt;
+use std::sync::Arc;
 
 /// The zero point of the codes of rows.
 const MIDDLE: i32 = 128;
@@ -31,7 +32,7 @@ pub(crate) fn quantize(inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Vec<Ten
 /// `(codes · B) · s_w · s + bias` for rows of codes and their scales; s8 weights around 0.
 pub struct RowProduct {
     /// The weights.
-    pub b: PackedB,
+    pub b: Arc<PackedB>,
     /// One, or one for each column.
     pub scale: Vec<f32>,
     /// One for each column.

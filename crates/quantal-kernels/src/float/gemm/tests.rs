@@ -40,7 +40,7 @@ fn every_row_is_a_chain_of_fused_multiply_adds() {
                 clamp: (0.0, 6.0),
                 activation: None,
             };
-            let packed = PackedB::pack(b);
+            let packed = PackedB::pack(b).unwrap();
             let curved = Epilogue { activation: Some(Unary::Silu), ..full };
             for e in [Epilogue::NONE, full, curved] {
                 let expected = reference(a, b, &e, ldc);
@@ -58,7 +58,7 @@ fn every_row_is_a_chain_of_fused_multiply_adds() {
 
 #[test]
 fn an_empty_chain_leaves_the_epilogue() {
-    let packed = PackedB::pack(BView { data: &[], k: 0, n: 2, stride_k: 2, stride_n: 1 });
+    let packed = PackedB::pack(BView { data: &[], k: 0, n: 2, stride_k: 2, stride_n: 1 }).unwrap();
     let a = AView { data: &[], m: 2, row_stride: 0, col_stride: 1 };
     for isa in Isa::available() {
         let mut out = [9.0; 4];
@@ -71,14 +71,14 @@ fn an_empty_chain_leaves_the_epilogue() {
 #[test]
 #[should_panic(expected = "the left matrix")]
 fn short_slices_are_refused() {
-    let packed = PackedB::pack(BView { data: &[1.0; 4], k: 2, n: 2, stride_k: 2, stride_n: 1 });
+    let packed = PackedB::pack(BView { data: &[1.0; 4], k: 2, n: 2, stride_k: 2, stride_n: 1 }).unwrap();
     let a = AView { data: &[1.0; 3], m: 2, row_stride: 2, col_stride: 1 };
     gemm(Isa::PORTABLE, a, &packed, &Epilogue::NONE, &mut [0.0; 4], 2, &Threads::new(1));
 }
 
 #[test]
 fn nan_stays_nan_and_clamps_hold_the_rest() {
-    let packed = PackedB::pack(BView { data: &[1.0; 16], k: 1, n: 16, stride_k: 16, stride_n: 1 });
+    let packed = PackedB::pack(BView { data: &[1.0; 16], k: 1, n: 16, stride_k: 16, stride_n: 1 }).unwrap();
     let a = AView { data: &[f32::NAN, f32::INFINITY, -3.0], m: 3, row_stride: 1, col_stride: 1 };
     for isa in Isa::available() {
         for activation in [None, Some(Unary::Relu)] {

@@ -46,7 +46,7 @@ fn tiles_make_the_sums_within_their_rounding_and_the_same_bits_everywhere() {
         let (bias, residual) = (random(g.c_out, 3), random(g.pixels_out() * (g.c_out + 3), 4));
         let residual = Some(Residual { data: &residual, row_stride: g.c_out + 3 });
         let full = Epilogue { bias: Some(&bias), residual, activation: None, clamp: (-1.0, 1.5) };
-        let packed = PackedConv::pack(&g, &weight);
+        let packed = PackedConv::pack(&g, &weight).unwrap();
         for e in [Epilogue::NONE, full, Epilogue { activation: Some(Unary::Abs), clamp: (0.5, 2.0), ..full }] {
             let mut one = vec![f32::NAN; g.pixels_out() * g.c_out];
             conv(Isa::PORTABLE, &g, &x, &packed, &e, &mut one, &Threads::new(1));
@@ -68,7 +68,7 @@ fn tiles_make_the_sums_within_their_rounding_and_the_same_bits_everywhere() {
 fn another_image_than_the_one_packed_for_is_tiled_alike() {
     let packed_for = ConvGeometry::new([1, 32, 32, 16], 24, [3, 3], [1, 1], [1, 1], [1; 4], 1).expect("valid");
     let weight = random(24 * packed_for.k(), 2);
-    let packed = PackedConv::pack(&packed_for, &weight);
+    let packed = PackedConv::pack(&packed_for, &weight).unwrap();
     for [h, w] in [[1, 1], [2, 9], [5, 3]] {
         let g = ConvGeometry::new([1, h, w, 16], 24, [3, 3], [1, 1], [1, 1], [1; 4], 1).expect("valid");
         let (x, mut out) = (random(h * w * 16, 1), vec![f32::NAN; h * w * 24]);
@@ -89,7 +89,7 @@ fn the_points_keep_the_error_near_that_of_the_direct_sum() {
     let expected = reference(&g, &x, &weight, &Epilogue::NONE);
     let error = |packed_for: &ConvGeometry| {
         let mut out = vec![0.0; expected.len()];
-        let packed = PackedConv::pack(packed_for, &weight);
+        let packed = PackedConv::pack(packed_for, &weight).unwrap();
         conv(Isa::PORTABLE, &g, &x, &packed, &Epilogue::NONE, &mut out, &Threads::new(1));
         out.iter().zip(&expected).map(|(got, sum)| (f64::from(*got) - sum).powi(2)).sum::<f64>().sqrt()
     };

@@ -284,7 +284,7 @@ impl Factor {
         if !y.is_empty() && k > 0 {
             let (a, b) = (a.as_slice::<T>().chunks_exact(m * k), b.as_slice::<T>().chunks_exact(k * n));
             for (y, (a, b)) in y.as_mut_slice::<T>()?.chunks_exact_mut(m * n).zip(a.zip(b)) {
-                T::product(y, a, b, [m, k, n], context);
+                T::product(y, a, b, [m, k, n], context)?;
             }
         }
         Ok(Self { tensor: y, axes })

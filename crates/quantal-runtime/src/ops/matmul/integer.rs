@@ -60,7 +60,7 @@ fn accumulate(
     if !acc.is_empty() && k > 0 {
         let (a, b) = (a.as_slice::<i32>(), b.as_slice::<i32>());
         for ((from_a, from_b), y) in shapes.matrices()?.zip(acc.as_mut_slice::<i32>()?.chunks_exact_mut(m * n)) {
-            i32::product(y, &a[from_a..][..m * k], &b[from_b..][..k * n], [m, k, n], context);
+            i32::product(y, &a[from_a..][..m * k], &b[from_b..][..k * n], [m, k, n], context)?;
         }
     }
     Ok((shapes, acc))
