@@ -30,13 +30,12 @@ struct Edge {
 /// Reads every manifest under `crates/` and lists what breaks the order.
 pub(crate) fn check(root: &Path) -> Result<Vec<String>, String> {
     let mut manifests = BTreeMap::new();
-    for folder in crate::safety::entries(&root.join("crates"))? {
+    for folder in crate::entries(&root.join("crates"))? {
         let path = folder.join("Cargo.toml");
         if !path.is_file() {
             continue;
         }
-        let text = std::fs::read_to_string(&path).map_err(|e| format!("cannot read `{}`: {e}", path.display()))?;
-        let manifest: Table = text.parse().map_err(|e| format!("cannot parse `{}`: {e}", path.display()))?;
+        let manifest = crate::manifest(&path)?;
         let name = manifest.get("package").and_then(|package| package.get("name")).and_then(Value::as_str);
         let name = name.ok_or_else(|| format!("`{}` names no package", path.display()))?;
         manifests.insert(name.to_owned(), edges(&manifest));

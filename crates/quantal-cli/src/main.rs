@@ -3,8 +3,6 @@
 //! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 the command line is wrong, or a
 //! recipe or preprocessing that it names.
 
-#![forbid(unsafe_code)]
-
 mod args;
 mod jobs;
 mod limits;

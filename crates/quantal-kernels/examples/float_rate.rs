@@ -6,6 +6,7 @@
 //! On one thread of Linux the times are minima of the CPU's time, which a busy machine disturbs little; else of the
 //! clock's.
 #![allow(clippy::print_stdout)]
+#![allow(unsafe_code, reason = "asks the system for the time of a thread")]
 
 use std::time::Duration;
 
@@ -69,7 +70,7 @@ fn main() {
             [(3136, 64, 64), (3136, 256, 64), (784, 128, 512), (196, 1024, 256), (49, 512, 2048), (1, 1000, 2048)]
         {
             let (a, b, mut out) = (vec![0.5; m * k], vec![0.25; k * n], vec![0.0; m * n]);
-            let b = PackedB::pack(BView { data: &b, k, n, stride_k: n, stride_n: 1 });
+            let b = PackedB::pack(BView { data: &b, k, n, stride_k: n, stride_n: 1 }).expect("memory for B");
             let a = AView { data: &a, m, row_stride: k, col_stride: 1 };
             let time = fastest(clock, || gemm(isa, a, &b, &Epilogue::NONE, &mut out, n, &threads));
             report(&format!("gemm {m}x{n}x{k}"), 2.0 * (m * n * k) as f64, time);
@@ -86,7 +87,7 @@ fn main() {
             let g =
                 ConvGeometry::new(input, c_out, [kernel; 2], [stride; 2], [1; 2], [pad; 4], 1).expect("a valid shape");
             let x = vec![0.5; input.iter().product()];
-            let weight = PackedConv::pack(&g, &vec![0.25; c_out * g.k()]);
+            let weight = PackedConv::pack(&g, &vec![0.25; c_out * g.k()]).expect("memory for weights");
             let mut out = vec![0.0; g.pixels_out() * c_out];
             let bias = vec![0.1; c_out];
             let e = Epilogue { bias: Some(&bias), clamp: (0.0, f32::INFINITY), ..Epilogue::NONE };
@@ -101,7 +102,7 @@ fn main() {
             let g = ConvGeometry::new(input, c, [kernel; 2], [stride; 2], [1; 2], [kernel / 2; 4], c)
                 .expect("a valid shape");
             let x = vec![0.5; input.iter().product()];
-            let weight = PackedDw::pack(&g, &vec![0.25; c * g.k()]);
+            let weight = PackedDw::pack(&g, &vec![0.25; c * g.k()]).expect("memory for weights");
             let mut out = vec![0.0; g.pixels_out() * c];
             let e = Epilogue { clamp: (0.0, 6.0), ..Epilogue::NONE };
             let time = fastest(clock, || dwconv(isa, &g, &x, &weight, &e, &mut out, &threads));

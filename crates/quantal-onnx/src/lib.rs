@@ -12,7 +12,6 @@
 //! }
 //! # Ok(()) }
 //! ```
-#![forbid(unsafe_code)]
 
 pub mod atomic;
 mod decode;

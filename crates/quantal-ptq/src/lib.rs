@@ -3,7 +3,6 @@
 //! [`place()`] chooses the values, [`calibrate()`] runs the float model over samples and lets an [`Observer`] propose a range
 //! for each, [`weights`] scales the weights; [`quantize()`] does all of it and writes the QDQ graph. Only graph weights
 //! and the [`quantal_ir::QuantPlan`] are edited here.
-#![forbid(unsafe_code)]
 
 mod adaround;
 pub mod balance;

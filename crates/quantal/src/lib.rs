@@ -13,7 +13,6 @@
 //! }
 //! # Ok(()) }
 //! ```
-#![forbid(unsafe_code)]
 
 pub mod bench;
 mod budget;
