@@ -5,8 +5,9 @@ use crate::infer::einsum_sizes;
 use crate::op::Op;
 use crate::op::einsum::Equation;
 use crate::op::gemm::GemmAttrs;
-use quantal_tensor::DType;
-use std::collections::BTreeSet;
+use quantal_tensor::{DType, Tensor};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Multiply-accumulates of a node that works by products of matrices; additions of a bias are not counted. A first
 /// dimension that is not fixed counts as 1: figures are for one sample. 0 for operators without such products; `None`
@@ -97,17 +98,31 @@ fn recurrent(graph: &Graph, node: &Node) -> Option<u64> {
 /// shapes, indices and conditions, nor scales and zero points.
 pub fn parameters(graph: &Graph) -> u64 {
     let mut seen = BTreeSet::new();
+    count_parameters(graph, &BTreeMap::new(), &mut seen)
+}
+
+/// `captured` are the constants around that the values of this graph stand for, `seen` where those lie that count already.
+fn count_parameters(
+    graph: &Graph,
+    captured: &BTreeMap<ValueId, Arc<Tensor>>,
+    seen: &mut BTreeSet<*const Tensor>,
+) -> u64 {
+    let constant = |v: ValueId| graph.value(v).constant.as_ref().or_else(|| captured.get(&v));
     let mut total = 0_u64;
     for (_, node) in graph.nodes() {
         for (i, v) in node.inputs.iter().enumerate().filter_map(|(i, v)| Some((i, (*v)?))) {
-            let constant = graph.value(v).constant.as_ref();
             let number =
                 |t: DType| t.is_float() || t.int_range().is_some_and(|_| t != DType::I32 || is_bias(node.op, i));
-            if let Some(tensor) = constant.filter(|t| number(t.dtype()) && !encodes(node.op, i) && seen.insert(v)) {
+            let counts = |t: &&Arc<Tensor>| number(t.dtype()) && !encodes(node.op, i);
+            if let Some(tensor) = constant(v).filter(counts).filter(|t| seen.insert(Arc::as_ptr(t))) {
                 total = total.saturating_add(tensor.len() as u64);
             }
         }
-        total = node.attrs.graphs().fold(total, |total, (_, g)| total.saturating_add(parameters(g)));
+        for (_, inner, around) in node.subgraphs() {
+            let bound = inner.captures.iter().zip(around);
+            let captured = bound.filter_map(|(&v, &outer)| Some((v, Arc::clone(constant(outer)?)))).collect();
+            total = total.saturating_add(count_parameters(inner, &captured, seen));
+        }
     }
     total
 }

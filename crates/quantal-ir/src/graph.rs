@@ -1,10 +1,15 @@
 //! Graphs, nodes and values, by id; edits; order.
 
+mod links;
+
 use crate::attrs::Attrs;
 use crate::op::Op;
+use links::Links;
+pub use links::NodeMut;
 use quantal_onnx::{Model, NodeProto, TensorProto, ValueInfoProto};
 use quantal_tensor::{DType, Tensor};
-use std::collections::{BTreeMap, BinaryHeap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -53,7 +58,8 @@ pub struct Node {
     pub name: Arc<str>,
     /// Inputs in order; `None` for an optional one that is left out.
     pub inputs: Vec<Option<ValueId>>,
-    /// Values of this graph that subgraphs of this node read by name.
+    /// Values of this graph that the subgraphs of this node read: those of the first subgraph, then those of the next,
+    /// each in the order of [`Graph::captures`]. The binding is by place; names are given on export.
     pub captures: Vec<ValueId>,
     /// Outputs in order; `None` for one that nobody wants.
     pub outputs: Vec<Option<ValueId>>,
@@ -83,6 +89,17 @@ impl Node {
     /// Every value that must exist before this node can run: inputs and captures.
     pub fn reads(&self) -> impl Iterator<Item = ValueId> + '_ {
         self.inputs.iter().copied().flatten().chain(self.captures.iter().copied())
+    }
+
+    /// The subgraphs among the attributes: the attribute's name, the graph, and for each of its
+    /// [`captures`](Graph::captures) the value around it that it stands for.
+    pub fn subgraphs(&self) -> impl Iterator<Item = (&str, &Arc<Graph>, &[ValueId])> {
+        let mut rest = &self.captures[..];
+        self.attrs.graphs().map(move |(name, graph)| {
+            let (own, others) = rest.split_at(graph.captures.len().min(rest.len()));
+            rest = others;
+            (name, graph, own)
+        })
     }
 
     /// The operator as messages name it; for an opaque one, the name in the file.
@@ -134,7 +151,8 @@ pub struct Graph {
     pub inputs: Vec<ValueId>,
     /// Values handed out, in order.
     pub outputs: Vec<ValueId>,
-    /// In a subgraph, the values that it reads from the graphs around it, by name.
+    /// In a subgraph, the values that stand for what it reads from the graph around it. Which those are, the node says
+    /// that holds the subgraph ([`Node::subgraphs`]); their names here are those of the file that was read.
     pub captures: Vec<ValueId>,
     /// The file that this was read from.
     pub source: Option<Arc<Model>>,
@@ -144,6 +162,9 @@ pub struct Graph {
     order: Vec<NodeId>,
     values: Vec<Value>,
     names: BTreeMap<Arc<str>, ValueId>,
+    /// The last number that was appended to each name that was taken.
+    numbers: BTreeMap<Arc<str>, u32>,
+    links: Links,
 }
 
 /// Who makes and who reads each value, taken at one moment.
@@ -177,7 +198,7 @@ impl Graph {
 
     /// Number of nodes.
     pub fn node_count(&self) -> usize {
-        self.nodes.iter().flatten().count()
+        self.links.nodes
     }
 
     /// Whether the node is still there.
@@ -193,12 +214,22 @@ impl Graph {
         self.nodes[id.0 as usize].as_ref().expect("the node was removed")
     }
 
-    /// The same, to change.
+    /// The same, to change. What it then reads and makes is known when the guard goes.
     ///
     /// # Panics
     /// If it was removed.
-    pub fn node_mut(&mut self, id: NodeId) -> &mut Node {
-        self.nodes[id.0 as usize].as_mut().expect("the node was removed")
+    pub fn node_mut(&mut self, id: NodeId) -> NodeMut<'_> {
+        NodeMut::of(self, id)
+    }
+
+    /// The node that makes a value now; `None` for inputs and constants.
+    pub fn producer(&self, v: ValueId) -> Option<NodeId> {
+        self.links.producer[v.0 as usize]
+    }
+
+    /// How often a value is read now: once for each reading input and for each capture. A graph output is no reader.
+    pub fn read_count(&self, v: ValueId) -> usize {
+        self.links.read_count[v.0 as usize]
     }
 
     /// A value.
@@ -239,14 +270,18 @@ impl Graph {
     /// Adds a value. A name that is taken gets a number appended.
     pub fn add_value(&mut self, name: &str, dtype: Option<DType>, shape: Option<Vec<Dim>>) -> ValueId {
         let mut unique: Arc<str> = name.into();
-        let mut n = 1;
-        while self.names.contains_key(&unique) {
-            unique = format!("{name}_{n}").into();
-            n += 1;
+        if self.names.contains_key(&unique) {
+            let last = self.numbers.entry(Arc::clone(&unique)).or_insert(0);
+            while self.names.contains_key(&unique) {
+                *last += 1;
+                unique = format!("{name}_{last}").into();
+            }
         }
+
         let id = ValueId(self.values.len() as u32);
         self.names.insert(Arc::clone(&unique), id);
         self.values.push(Value { name: unique, dtype, shape, constant: None, origin: None });
+        self.links.add_value();
         id
     }
 
@@ -272,28 +307,46 @@ impl Graph {
         let id = NodeId(self.nodes.len() as u32);
         self.nodes.push(Some(node));
         self.order.push(id);
+        self.link(id);
         id
     }
 
     /// Takes a node out. Its values stay.
     pub fn remove_node(&mut self, id: NodeId) {
+        self.unlink(id);
         self.nodes[id.0 as usize] = None;
     }
 
     /// Makes every reader of `old`, the graph outputs included, read `new` instead.
     pub fn replace_value(&mut self, old: ValueId, new: ValueId) {
-        for node in self.nodes.iter_mut().flatten() {
-            for v in node.inputs.iter_mut().flatten().chain(&mut node.captures) {
-                if *v == old {
-                    *v = new;
-                }
-            }
-        }
+        self.replace_in_readers(old, new);
         for v in &mut self.outputs {
             if *v == old {
                 *v = new;
             }
         }
+    }
+
+    /// Makes every node that reads `old`, itself or in a subgraph, read `new` instead. Graph outputs stay.
+    pub fn replace_in_readers(&mut self, old: ValueId, new: ValueId) {
+        for id in self.take_readers(old) {
+            let mut node = self.node_mut(id);
+            let Node { inputs, captures, .. } = &mut *node;
+            for v in inputs.iter_mut().flatten().chain(captures).filter(|v| **v == old) {
+                *v = new;
+            }
+        }
+    }
+
+    /// Lets the node that makes `old` make `new` instead, and whoever else reads `old` read `new`: the way in which a value
+    /// takes over the name under which it is handed out. False if no node makes `old`.
+    pub fn rename_output(&mut self, old: ValueId, new: ValueId) -> bool {
+        let Some(maker) = self.producer(old) else { return false };
+        for o in self.node_mut(maker).outputs.iter_mut().flatten().filter(|o| **o == old) {
+            *o = new;
+        }
+        self.replace_value(old, new);
+        true
     }
 
     /// Who makes and reads each value now. A graph output is not a reader; ask [`Graph::is_output`].
@@ -315,56 +368,99 @@ impl Graph {
         self.outputs.contains(&v)
     }
 
-    /// Brings the nodes into an order in which they can run, keeping the present order where it can.
+    /// Ends an edit: brings the nodes into an order in which they can run, keeping the present order where it can, and
+    /// gives a number to each node whose name an older one has.
     pub fn sort(&mut self) -> Result<(), Cycle> {
-        let uses = self.uses();
-        let position: BTreeMap<NodeId, usize> = self.nodes().enumerate().map(|(i, (id, _))| (id, i)).collect();
-        let mut waits: BTreeMap<NodeId, usize> = BTreeMap::new();
-        let mut ready = BinaryHeap::new();
-        for (id, node) in self.nodes() {
-            let n = node.reads().filter(|&v| uses.producer(v).is_some()).count();
-            if n == 0 {
-                ready.push(std::cmp::Reverse((position[&id], id)));
-            }
-            waits.insert(id, n);
+        let order: Vec<NodeId> = self.nodes().map(|(id, _)| id).collect();
+        let mut position = vec![0; self.nodes.len()];
+        for (i, id) in order.iter().enumerate() {
+            position[id.0 as usize] = i;
         }
-        let mut order = Vec::with_capacity(waits.len());
-        while let Some(std::cmp::Reverse((_, id))) = ready.pop() {
-            order.push(id);
+
+        let uses = self.uses();
+        let mut waits = vec![0_usize; self.nodes.len()];
+        let mut ready = BinaryHeap::new();
+        for (i, &id) in order.iter().enumerate() {
+            let n = self.node(id).reads().filter(|&v| uses.producer(v).is_some()).count();
+            waits[id.0 as usize] = n;
+            if n == 0 {
+                ready.push(Reverse((i, id)));
+            }
+        }
+
+        let mut sorted = Vec::with_capacity(order.len());
+        while let Some(Reverse((_, id))) = ready.pop() {
+            sorted.push(id);
             for v in self.node(id).outputs.iter().flatten() {
                 for reader in uses.readers(*v) {
-                    let n = waits.get_mut(reader).expect("every node was counted");
+                    let n = &mut waits[reader.0 as usize];
                     *n -= 1;
                     if *n == 0 {
-                        ready.push(std::cmp::Reverse((position[reader], *reader)));
+                        ready.push(Reverse((position[reader.0 as usize], *reader)));
                     }
                 }
             }
         }
-        if order.len() < waits.len() {
-            let stuck = waits.iter().find(|(_, n)| **n > 0).map(|(id, _)| self.node(*id).name.to_string());
+        if sorted.len() < order.len() {
+            let stuck = order.iter().find(|id| waits[id.0 as usize] > 0).map(|id| self.node(*id).name.to_string());
             return Err(Cycle(stuck.unwrap_or_default()));
         }
-        self.order = order;
+
+        self.order = sorted;
+        self.number_names();
         Ok(())
+    }
+
+    /// Makes the names of nodes unique. One that was made here keeps clear of those in subgraphs, too.
+    fn number_names(&mut self) {
+        let mut inner = BTreeSet::new();
+        for node in self.nodes.iter().flatten() {
+            node.attrs.graphs().for_each(|(_, g)| g.collect_node_names(&mut inner));
+        }
+        let mut taken: BTreeSet<Arc<str>> = BTreeSet::new();
+        let mut repeated = Vec::new();
+        for (i, node) in self.nodes.iter().enumerate().filter_map(|(i, n)| Some((i, n.as_ref()?))) {
+            let met = node.origin.is_none() && inner.contains(&node.name);
+            if met || !taken.insert(Arc::clone(&node.name)) {
+                repeated.push(i);
+            }
+        }
+
+        let mut last: BTreeMap<Arc<str>, u32> = BTreeMap::new();
+        for i in repeated {
+            let Some(node) = &mut self.nodes[i] else { continue };
+            let number = last.entry(Arc::clone(&node.name)).or_insert(0);
+            let name = loop {
+                *number += 1;
+                let name: Arc<str> = format!("{}_{number}", node.name).into();
+                if !inner.contains(&name) && taken.insert(Arc::clone(&name)) {
+                    break name;
+                }
+            };
+            node.name = name;
+        }
+    }
+
+    fn collect_node_names(&self, names: &mut BTreeSet<Arc<str>>) {
+        for node in self.nodes.iter().flatten() {
+            names.insert(Arc::clone(&node.name));
+            node.attrs.graphs().for_each(|(_, g)| g.collect_node_names(names));
+        }
     }
 
     /// Removes nodes none of whose outputs are read or handed out, until there are none.
     pub fn remove_unread_nodes(&mut self) -> usize {
-        let mut read = vec![0_usize; self.values.len()];
-        for v in self.outputs.iter().copied().chain(self.nodes().flat_map(|(_, n)| n.reads().collect::<Vec<_>>())) {
-            read[v.0 as usize] += 1;
+        let mut handed_out = vec![false; self.values.len()];
+        for v in &self.outputs {
+            handed_out[v.0 as usize] = true;
         }
         let mut removed = 0;
-        for id in self.order.clone().into_iter().rev() {
-            let Some(node) =
-                self.nodes[id.0 as usize].take_if(|n| n.outputs.iter().flatten().all(|v| read[v.0 as usize] == 0))
-            else {
-                continue;
-            };
-            removed += 1;
-            for v in node.reads() {
-                read[v.0 as usize] -= 1;
+        let order: Vec<NodeId> = self.nodes().map(|(id, _)| id).collect();
+        for id in order.into_iter().rev() {
+            let unread = |v: &ValueId| !handed_out[v.0 as usize] && self.read_count(*v) == 0;
+            if self.node(id).outputs.iter().flatten().all(unread) {
+                self.remove_node(id);
+                removed += 1;
             }
         }
         removed
@@ -412,5 +508,41 @@ mod tests {
         let b = g.add_value("x", None, None);
         assert_ne!(g.value(a).name, g.value(b).name);
         assert_eq!(g.find("x"), Some(a));
+    }
+
+    #[test]
+    fn producers_and_readers_follow_every_edit() {
+        let mut g = Graph::default();
+        let [x, a, b] = ["x", "a", "b"].map(|n| g.add_value(n, None, None));
+        let node = |inputs: &[ValueId], y| {
+            Node::new(Op::Add, "n", inputs.iter().copied().map(Some).collect(), vec![y], Attrs::new())
+        };
+        let first = g.add_node(node(&[x, x], a));
+        let second = g.add_node(node(&[x, a], b));
+        g.node_mut(second).captures.push(x);
+        assert_eq!([x, a, b].map(|v| g.read_count(v)), [4, 1, 0]);
+
+        // Readers that come and go are found by the next replacement, each once.
+        g.node_mut(first).inputs.pop();
+        g.replace_in_readers(x, b);
+        assert_eq!([x, a, b].map(|v| g.read_count(v)), [0, 1, 3]);
+        g.replace_in_readers(b, x);
+        assert_eq!((g.read_count(x), &g.node(second).captures), (3, &vec![x]));
+
+        g.node_mut(second).outputs[0] = Some(a);
+        g.remove_node(first);
+        assert_eq!([a, b].map(|v| g.producer(v)), [Some(second), None]);
+        assert_eq!(([x, a].map(|v| g.read_count(v)), g.node_count()), ([2, 1], 1));
+    }
+
+    #[test]
+    fn nodes_of_one_name_get_numbers_the_oldest_keeps_it() {
+        let mut g = Graph::default();
+        let x = g.add_value("x", None, None);
+        for name in ["n", "n_1", "n", "n"] {
+            unary(&mut g, x, name);
+        }
+        g.sort().unwrap();
+        assert_eq!(g.nodes().map(|(_, n)| n.name.to_string()).collect::<Vec<_>>(), ["n", "n_1", "n_2", "n_3"]);
     }
 }

@@ -157,6 +157,10 @@ impl Importer<'_> {
             scope.graph.outputs.push(v);
         }
         let mut graph = scope.graph;
+        // What a captured constant holds is said by the graph around, which may change it.
+        for v in graph.captures.clone() {
+            graph.value_mut(v).constant = None;
+        }
         graph.sort()?;
         Ok(graph)
     }
@@ -280,10 +284,14 @@ impl Importer<'_> {
             });
         }
         let outputs = proto.output.iter().map(|n| if n.is_empty() { None } else { scope.graph.find(n) }).collect();
-        let (attrs, captured) = self.attributes(p, scope, outer)?;
+        let attrs = self.attributes(p, scope, outer)?;
         let mut captures = Vec::new();
-        for name in captured {
-            captures.extend(resolve(&name, scope, outer));
+        for (_, inner) in attrs.graphs() {
+            for &v in &inner.captures {
+                let name = &inner.value(v).name;
+                let around = resolve(name, scope, outer);
+                captures.push(around.ok_or_else(|| fail(format!("reads {}, which nothing makes", quote(name))))?);
+            }
         }
         let origin = (!p.rewritten).then(|| Arc::clone(proto));
         let origin = if op == Op::Opaque { Some(Arc::clone(proto)) } else { origin };
@@ -318,15 +326,9 @@ impl Importer<'_> {
         Ok(())
     }
 
-    /// The attributes of a node, and the names that its subgraphs read from around it.
-    fn attributes(
-        &mut self,
-        p: &Pending,
-        scope: &mut Scope,
-        outer: &mut Vec<Scope>,
-    ) -> Result<(Attrs, BTreeSet<String>), ImportError> {
+    /// The attributes of a node. What its subgraphs read from around it is then at hand in `scope`.
+    fn attributes(&mut self, p: &Pending, scope: &mut Scope, outer: &mut Vec<Scope>) -> Result<Attrs, ImportError> {
         let mut attrs = Attrs::new();
-        let mut captured = BTreeSet::new();
         for a in &p.proto.attribute {
             let value = match kind_of(a) {
                 AttributeProto::FLOAT => a.f.map(Attr::Float),
@@ -351,9 +353,7 @@ impl Importer<'_> {
                             .push(std::mem::replace(scope, Scope { graph: Graph::default(), inferer: Inferer::new() }));
                         let inner = self.graph(g, &p.opsets, outer);
                         *scope = outer.pop().expect("just pushed");
-                        let inner = inner?;
-                        captured.extend(inner.captures.iter().map(|&v| inner.value(v).name.to_string()));
-                        Some(Attr::Graph(Arc::new(inner), Arc::new((**g).clone())))
+                        Some(Attr::Graph(Arc::new(inner?), Arc::new((**g).clone())))
                     }
                     None => None,
                 },
@@ -362,7 +362,7 @@ impl Importer<'_> {
             let missing = || node_error(&p.proto, p.index, format!("attribute {} has no value", quote(&a.name)));
             attrs.set(&a.name, value.ok_or_else(missing)?);
         }
-        Ok((attrs, captured))
+        Ok(attrs)
     }
 }
 

@@ -70,14 +70,13 @@ pub fn canonicalize(graph: &mut Graph) -> Result<Vec<Change>, PassError> {
 
 /// The node of operator kind `wanted` that makes `v`, if `v` has no other use: one reader, and not handed out.
 fn sole_producer(graph: &Graph, v: ValueId, wanted: impl Fn(&Node) -> bool) -> Option<NodeId> {
-    let uses = graph.uses();
-    let id = uses.producer(v)?;
-    (uses.readers(v).len() == 1 && !graph.is_output(v) && wanted(graph.node(id))).then_some(id)
+    let id = graph.producer(v)?;
+    (graph.read_count(v) == 1 && !graph.is_output(v) && wanted(graph.node(id))).then_some(id)
 }
 
 /// Makes `id` produce `y`, whose own producer is taken out.
 fn take_output(graph: &mut Graph, id: NodeId, y: ValueId) {
-    if let Some(old) = graph.uses().producer(y) {
+    if let Some(old) = graph.producer(y) {
         graph.remove_node(old);
     }
     graph.node_mut(id).outputs[0] = Some(y);
@@ -111,7 +110,7 @@ fn scale_channels(graph: &mut Graph, id: NodeId, factor: &[f64], shift: &[f64]) 
     let name = graph.node(id).name.to_string();
     let w = graph.add_constant(&format!("{name}_weight_folded"), Tensor::from_slice(w.shape(), &scaled)?);
     let b = graph.add_constant(&format!("{name}_bias_folded"), Tensor::from_slice(&[channels], &bias)?);
-    let node = graph.node_mut(id);
+    let mut node = graph.node_mut(id);
     node.inputs.resize(3, None);
     node.inputs[1] = Some(w);
     node.inputs[2] = Some(b);

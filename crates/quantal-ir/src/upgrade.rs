@@ -48,7 +48,7 @@ pub fn upgrade(graph: &mut Graph, id: NodeId, version: i64) -> Result<Vec<NodeId
             float_to_input(graph, id, "max", 2)?;
         }
         Op::Dropout if version < 12 => {
-            let node = graph.node_mut(id);
+            let mut node = graph.node_mut(id);
             if node.attrs.remove("ratio").is_some() {
                 node.origin = None;
             }
@@ -70,11 +70,11 @@ pub fn upgrade(graph: &mut Graph, id: NodeId, version: i64) -> Result<Vec<NodeId
         Op::Upsample => resize_of_upsample(graph, id)?,
         Op::Resize if version < 11 => {
             let scales = graph.node(id).input(1);
-            old_resize(graph.node_mut(id), scales);
+            old_resize(&mut graph.node_mut(id), scales);
         }
         Op::ScatterElements => graph.node_mut(id).origin = None,
         Op::BatchNormalization => {
-            let node = graph.node_mut(id);
+            let mut node = graph.node_mut(id);
             if node.attrs.int("spatial")? == Some(0) {
                 return Err(UpgradeError::Unsupported("BatchNormalization with spatial = 0"));
             }
@@ -111,9 +111,10 @@ fn float_to_input(graph: &mut Graph, id: NodeId, name: &'static str, at: usize) 
 fn set_input(graph: &mut Graph, id: NodeId, at: usize, what: &str, tensor: Tensor) {
     let name = format!("{}_{what}", graph.node(id).name);
     let value = graph.add_constant(&name, tensor);
-    let node = graph.node_mut(id);
-    node.inputs.resize(node.inputs.len().max(at + 1), None);
-    node.inputs[at] = Some(value);
+    let mut node = graph.node_mut(id);
+    let inputs = &mut node.inputs;
+    inputs.resize(inputs.len().max(at + 1), None);
+    inputs[at] = Some(value);
     node.origin = None;
 }
 
@@ -125,12 +126,12 @@ fn resize_of_upsample(graph: &mut Graph, id: NodeId) -> Result<(), UpgradeError>
         }
         None => Some(graph.node(id).input(1).ok_or(AttrError::Missing("scales"))?),
     };
-    let node = graph.node_mut(id);
+    let mut node = graph.node_mut(id);
     node.attrs.remove("scales");
     if let Ok(Some("bilinear")) = node.attrs.str("mode") {
         node.attrs.set("mode", Attr::Str((*b"linear").into()));
     }
-    old_resize(node, scales);
+    old_resize(&mut node, scales);
     Ok(())
 }
 
@@ -151,7 +152,7 @@ fn coerced_softmax(graph: &mut Graph, id: NodeId) -> Result<Vec<NodeId>, Upgrade
     let (op, name) = (node.op, node.name.to_string());
     let rank = node.input(0).and_then(|x| graph.value(x).rank());
     if rank.is_some_and(|r| axis == -1 || axis + 1 == r as i64) {
-        let node = graph.node_mut(id);
+        let mut node = graph.node_mut(id);
         node.attrs.set("axis", Attr::Int(-1));
         node.origin = None;
         return Ok(vec![id]);

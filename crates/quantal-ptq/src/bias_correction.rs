@@ -88,14 +88,14 @@ pub(crate) fn add_to_bias(graph: &mut Graph, product: &Product, shift: &[f64]) -
         (Some(_), _) => return Ok(false),
     };
     let tensor = Tensor::from_slice(&[bias.len()], &bias)?;
-    if let Some(b) = place.filter(|&b| graph.uses().readers(b).len() == 1) {
+    if let Some(b) = place.filter(|&b| graph.read_count(b) == 1 && !graph.is_output(b)) {
         graph.set_constant(b, tensor);
     } else if graph.node(id).op != Op::MatMul {
         let name = format!("{}_bias_corrected", graph.node(id).name);
         let b = graph.add_constant(&name, tensor);
-        let node = graph.node_mut(id);
-        node.inputs.resize(node.inputs.len().max(3), None);
-        node.inputs[2] = Some(b);
+        let inputs = &mut graph.node_mut(id).inputs;
+        inputs.resize(inputs.len().max(3), None);
+        inputs[2] = Some(b);
     } else {
         return Ok(false);
     }

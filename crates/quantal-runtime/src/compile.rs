@@ -71,23 +71,25 @@ fn widened(graph: &Graph) -> Result<Option<Graph>> {
     }
 }
 
-/// Compiles a subgraph; gives the values around it that it reads at run time, in the order of its capture slots.
-/// Captured values that are constants are constants inside as well.
-pub(crate) fn compile_inner(graph: &Graph, outer: &mut Lowering<'_>) -> Result<(Program, Vec<ValueId>)> {
-    let widened = widened(graph)?;
-    let graph = widened.as_ref().unwrap_or(graph);
-    let mut inner = Lowering::new(graph, Mode::Simulate, outer.isa, &[], outer.depth + 1);
+/// Compiles a subgraph whose captures stand for the values `around` of the graph around it. Gives those of them that it
+/// reads at run time, in the order of its capture slots; what is constant around is constant inside as well.
+pub(crate) fn compile_inner(
+    graph: &Graph,
+    around: &[ValueId],
+    outer: &mut Lowering<'_>,
+) -> Result<(Program, Vec<ValueId>)> {
+    let mut graph = widened(graph)?.unwrap_or_else(|| graph.clone());
+    let captures: Vec<(ValueId, ValueId)> = graph.captures.iter().copied().zip(around.iter().copied()).collect();
+    for &(v, outside) in &captures {
+        graph.value_mut(v).constant = outer.constant(outside)?;
+    }
+    let mut inner = Lowering::new(&graph, Mode::Simulate, outer.isa, &[], outer.depth + 1);
     (inner.packings, inner.folding) = (outer.packings.clone(), std::mem::take(&mut outer.folding));
     let mut captured = Vec::new();
-    for &v in &graph.captures {
-        let around = outer.graph.find(&graph.value(v).name).ok_or_else(|| inner.no_producer(v))?;
-        if let Some(tensor) = outer.constant(around)? {
-            inner.constants.insert(v, tensor);
-        } else {
-            let slot = inner.define(v, Layout::Standard, outer.rank(around));
-            inner.captures.push(slot);
-            captured.push(around);
-        }
+    for &(v, outside) in captures.iter().filter(|(v, _)| graph.value(*v).constant.is_none()) {
+        let slot = inner.define(v, Layout::Standard, outer.rank(outside));
+        inner.captures.push(slot);
+        captured.push(outside);
     }
     let (program, folding) = inner.program(&[])?;
     outer.folding = folding;
@@ -555,11 +557,15 @@ fn with_frees(steps: Vec<Option<StepRow>>, slots: usize, handed_out: &[SlotId], 
     for slot in handed_out {
         read_later[slot.0 as usize] = true;
     }
+    let mut observed = vec![false; slots];
+    for slot in looked_at {
+        observed[slot.0 as usize] = true;
+    }
     let mut kept = Vec::with_capacity(steps.len());
     for mut row in steps.into_iter().flatten().rev() {
         // What went whole into another step leaves one whose result nobody reads.
         let control = matches!(row.step, Step::If(_) | Step::Loop(_));
-        let unread = |s: &SlotId| !read_later[s.0 as usize] && !looked_at.contains(s);
+        let unread = |s: &SlotId| !read_later[s.0 as usize] && !observed[s.0 as usize];
         if !control && row.outputs.iter().flatten().all(unread) {
             continue;
         }

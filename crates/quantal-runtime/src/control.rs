@@ -11,7 +11,7 @@ use crate::program::{Output, Program, SlotId, StepRow};
 use crate::session::{Run, Watch};
 use crate::steps::Step;
 pub(crate) use budget::Loops;
-use quantal_ir::{Dim, Graph, NodeId, Op};
+use quantal_ir::{Dim, NodeId, Op};
 use quantal_tensor::bytes::Claim;
 use quantal_tensor::{Bytes, DType, OutOfMemory, Tensor, TensorError};
 use std::sync::Arc;
@@ -78,9 +78,11 @@ pub(crate) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Result<()> {
 /// Compiles a subgraph and appends the slots that it captures to the inputs of the step.
 fn part(l: &mut Lowering<'_>, id: NodeId, name: &'static str, inputs: &mut Vec<Option<SlotId>>) -> Result<Program> {
     let graph = l.graph;
-    let found: Option<&Arc<Graph>> = graph.node(id).attrs.graph(name).map_err(|e| l.error(e.into()))?;
-    let inner = found.ok_or_else(|| l.error(quantal_ir::attrs::AttrError::Missing(name).into()))?;
-    let (program, captured) = compile_inner(inner, l)?;
+    let node = graph.node(id);
+    node.attrs.graph(name).map_err(|e| l.error(e.into()))?;
+    let found = node.subgraphs().find(|(attribute, _, _)| *attribute == name);
+    let (_, inner, around) = found.ok_or_else(|| l.error(quantal_ir::attrs::AttrError::Missing(name).into()))?;
+    let (program, captured) = compile_inner(inner, around, l)?;
     for v in captured {
         inputs.push(Some(l.slot(v, Layout::Standard)?));
     }

@@ -59,7 +59,8 @@ impl GraphBuilder {
         let mut node = Node::new(op, &name, inputs, made.clone(), attrs);
         for (_, inner) in node.attrs.graphs() {
             for &v in &inner.captures {
-                node.captures.extend(self.graph.find(&inner.value(v).name));
+                let name = &inner.value(v).name;
+                node.captures.push(self.graph.find(name).expect("a subgraph captures what is around it"));
             }
         }
         (self.graph.add_node(node), made)
@@ -68,6 +69,20 @@ impl GraphBuilder {
     /// Hands a value out.
     pub fn output(&mut self, v: ValueId) {
         self.graph.outputs.push(v);
+    }
+
+    /// An If on a scalar condition, with one branch that applies `then` to the value and one that applies `otherwise`; both
+    /// read it from within. Gives the result.
+    pub fn branches(&mut self, condition: ValueId, v: ValueId, [then, otherwise]: [Op; 2]) -> ValueId {
+        let branch = |op: Op| {
+            let mut g = Self::new(self.graph.opset());
+            let captured = g.capture(&self.graph.value(v).name);
+            let y = g.node(op, &[captured], Attrs::new());
+            g.output(y);
+            g.into_attr()
+        };
+        let attrs = Attrs::new().with("then_branch", branch(then)).with("else_branch", branch(otherwise));
+        self.node(Op::If, &[condition], attrs)
     }
 
     /// The graph as the attribute of an If or a Loop.

@@ -3,6 +3,7 @@
 
 pub mod data;
 pub mod graph;
+pub mod names;
 
 use std::path::PathBuf;
 

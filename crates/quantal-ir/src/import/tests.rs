@@ -105,7 +105,10 @@ fn subgraphs_capture_what_they_read_from_around() {
     let ops: Vec<Op> = g.nodes().map(|(_, n)| n.op).collect();
     assert_eq!(ops, [Op::Abs, Op::If]);
     let (_, n) = g.nodes().nth(1).unwrap();
-    assert_eq!(n.captures, [g.find("a").unwrap()]);
+    let a = g.find("a").unwrap();
+    assert_eq!(n.captures, [a, a], "one for each branch");
+    let bound: Vec<_> = n.subgraphs().map(|(name, inner, around)| (name, inner.captures.len(), around)).collect();
+    assert_eq!(bound, [("then_branch", 1, &[a][..]), ("else_branch", 1, &[a][..])]);
 }
 
 #[test]

@@ -12,11 +12,10 @@ pub(super) fn rewrite(graph: &mut Graph, id: NodeId) -> Result<bool, PassError> 
     if !matches!(node.op, Op::Identity | Op::Dropout | Op::Cast) {
         return Ok(false);
     }
-    let uses = graph.uses();
     let idle = match node.op {
         Op::Identity => true,
         Op::Dropout => {
-            let mask = node.output(1).is_some_and(|m| !uses.readers(m).is_empty() || graph.is_output(m));
+            let mask = node.output(1).is_some_and(|m| graph.read_count(m) > 0 || graph.is_output(m));
             let trains = node.input(2).is_some_and(|t| graph.constant(Some(t)).is_none_or(|t| t.bytes() != [0]));
             !mask && !trains
         }
@@ -27,16 +26,12 @@ pub(super) fn rewrite(graph: &mut Graph, id: NodeId) -> Result<bool, PassError> 
         _ => false,
     };
     // A value cannot both come in and go out, or be a constant that goes out, without a node between.
-    if !idle || (graph.is_output(y) && (uses.producer(x).is_none() || graph.is_output(x))) {
+    if !idle || (graph.is_output(y) && (graph.producer(x).is_none() || graph.is_output(x))) {
         return Ok(false);
     }
     graph.remove_node(id);
     if graph.is_output(y) {
-        let maker = uses.producer(x).expect("checked above");
-        for o in graph.node_mut(maker).outputs.iter_mut().flatten().filter(|o| **o == x) {
-            *o = y;
-        }
-        graph.replace_value(x, y);
+        graph.rename_output(x, y);
     } else {
         graph.replace_value(y, x);
     }

@@ -19,7 +19,7 @@ pub(super) fn rewrite(graph: &mut Graph, id: NodeId) -> Result<bool, PassError> 
         return Ok(false);
     }
     let pads = own.iter().zip(&added).map(|(a, b)| a.saturating_add(*b)).collect();
-    let node = graph.node_mut(id);
+    let mut node = graph.node_mut(id);
     node.inputs[0] = Some(source);
     node.attrs.set("pads", Attr::Ints(pads));
     node.attrs.remove("auto_pad");
