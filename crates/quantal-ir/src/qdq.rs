@@ -16,6 +16,7 @@ use crate::op::weighted::Weighted;
 use crate::quant_plan::{Encoding, QuantPlan};
 use quantal_onnx::quote;
 use quantal_tensor::{DType, Granularity, QParams, Scheme, Storage, Tensor, TensorError, arith};
+use std::sync::Arc;
 
 pub use extract::{Clamp, Extracted, extract_qdq, loosen};
 pub use lift::quantized_clip;
@@ -50,30 +51,41 @@ fn wrong(graph: &Graph, v: ValueId, problem: impl Into<String>) -> QdqError {
 /// Writes every encoding of `plan` into a copy of `graph`.
 ///
 /// A constant becomes integer codes behind a DequantizeLinear; any other value gets a pair Q → DQ that all its readers
-/// read from. The bias of a weighted node with encoded data and weights becomes 32-bit codes at scale `s_x · s_w[c]`.
-/// Values keep their names: that of a graph output moves to the DequantizeLinear.
+/// read from, those in subgraphs included: there is one truth about each value, the one that calibration chose, and no
+/// float copy of a weight beside its codes. The bias of a weighted node with encoded data and weights becomes 32-bit codes
+/// at scale `s_x · s_w[c]`.
+///
+/// Inputs and outputs keep their names, their order and their types. The name of an output that a node makes in codes
+/// moves to the DequantizeLinear. Outputs that are fed, constant or in [`QuantPlan::float_outputs`] leave as they are; only
+/// their readers in the graph read what was rounded.
 pub fn insert_qdq(graph: &Graph, plan: &QuantPlan) -> Result<Graph, QdqError> {
     let mut out = graph.clone();
     dynamic::insert(&mut out, plan)?;
-    let (uses, left) = (graph.uses(), out.uses());
+    let uses = graph.uses();
     for (id, _) in graph.nodes().filter(|(id, _)| !plan.dynamic.contains(id)) {
-        quantize_bias(&mut out, &uses, plan, id)?;
+        quantize_bias(&mut out, graph, &uses, plan, id)?;
+    }
+    let mut handed_out = vec![false; graph.value_count()];
+    for v in &graph.outputs {
+        handed_out[v.0 as usize] = true;
     }
     for (&v, encoding) in &plan.encodings {
         let params = encoding.qparams().ok_or_else(|| wrong(graph, v, "has an encoding without numbers"))?;
-        if graph.value(v).constant.is_some() && left.readers(v).is_empty() {
+        if graph.value(v).constant.is_some() && out.read_count(v) == 0 {
             // The weights of dynamic products alone.
         } else if graph.value(v).constant.is_some() {
             quantize_constant(&mut out, v, &encoding.scheme, params)?;
         } else {
-            quantize_activation(&mut out, v, &encoding.scheme, params)?;
+            let takes_name = handed_out[v.0 as usize] && !plan.float_outputs.contains(&v);
+            quantize_activation(&mut out, v, &encoding.scheme, params, takes_name)?;
         }
     }
     out.sort()?;
     Ok(out)
 }
 
-fn quantize_bias(graph: &mut Graph, uses: &Uses, plan: &QuantPlan, id: NodeId) -> Result<(), QdqError> {
+/// Writes the bias of node `id` of `graph` as codes into `out`, where other nodes may be gone already.
+fn quantize_bias(out: &mut Graph, graph: &Graph, uses: &Uses, plan: &QuantPlan, id: NodeId) -> Result<(), QdqError> {
     let Some(w) = Weighted::of(graph, graph.node(id)) else { return Ok(()) };
     let encoding = |v: ValueId| plan.encodings.get(&v).and_then(Encoding::qparams);
     let place = if w.bias.is_some() { Some((id, 2)) } else { added_vector(graph, uses, plan, id) };
@@ -99,8 +111,8 @@ fn quantize_bias(graph: &mut Graph, uses: &Uses, plan: &QuantPlan, id: NodeId) -
     let codes: Vec<i32> = values.iter().enumerate().map(code).collect();
     let name = graph.value(bias).name.to_string();
     let codes = Tensor::from_slice(&[codes.len()], &codes)?;
-    let y = dequantized(graph, &name, codes, &QParams { zero_point: vec![0; scales.len()], scale: scales }, Some(0))?;
-    graph.node_mut(reader).inputs[index] = Some(y);
+    let y = dequantized(out, &name, codes, &QParams { zero_point: vec![0; scales.len()], scale: scales }, Some(0))?;
+    out.node_mut(reader).inputs[index] = Some(y);
     Ok(())
 }
 
@@ -225,11 +237,18 @@ fn quantize_constant(graph: &mut Graph, v: ValueId, scheme: &Scheme, params: &QP
     let codes = quantize_tensor(&tensor, scheme, params)?;
     let name = graph.value(v).name.to_string();
     let y = dequantized(graph, &name, codes, params, axis)?;
-    graph.replace_value(v, y);
+    graph.replace_in_readers(v, y);
     Ok(())
 }
 
-fn quantize_activation(graph: &mut Graph, v: ValueId, scheme: &Scheme, params: &QParams) -> Result<(), QdqError> {
+/// The pair Q → DQ of a value. With `takes_name` what comes out of it has the place of the value as a graph output.
+fn quantize_activation(
+    graph: &mut Graph,
+    v: ValueId,
+    scheme: &Scheme,
+    params: &QParams,
+    takes_name: bool,
+) -> Result<(), QdqError> {
     channel_axis(graph, v, scheme, params)?;
     if (scheme.qmin, scheme.qmax) != scheme.storage.full_range() || params.scale.len() != 1 {
         return Err(wrong(graph, v, "is an activation: it needs one scale and the full range of its type"));
@@ -240,18 +259,17 @@ fn quantize_activation(graph: &mut Graph, v: ValueId, scheme: &Scheme, params: &
     let codes = graph.add_value(&format!("{name}_quantized"), Some(dtype), shape.clone());
     let fresh =
         |graph: &mut Graph, suffix: &str| graph.add_value(&format!("{name}_{suffix}"), Some(DType::F32), shape.clone());
-    // The name of a graph output stays with what leaves the graph: there the value before gets the new name.
-    let (x, y) = if graph.is_output(v) && !graph.inputs.contains(&v) {
+    let maker = graph.producer(v).filter(|_| takes_name);
+    let (x, y) = if let Some(maker) = maker {
+        // The readers go on reading the value of that name: the one before gets the new name.
         let x = fresh(graph, "float");
-        if let Some(id) = graph.uses().producer(v) {
-            for o in graph.node_mut(id).outputs.iter_mut().flatten().filter(|o| **o == v) {
-                *o = x;
-            }
+        for o in graph.node_mut(maker).outputs.iter_mut().flatten().filter(|o| **o == v) {
+            *o = x;
         }
         (x, v)
     } else {
         let y = fresh(graph, "dequantized");
-        graph.replace_value(v, y);
+        graph.replace_in_readers(v, y);
         (v, y)
     };
     let (q, dq) = (format!("{name}_QuantizeLinear"), format!("{name}_DequantizeLinear"));

@@ -11,6 +11,8 @@ pub struct QuantPlan {
     pub encodings: BTreeMap<ValueId, Encoding>,
     /// Nodes that could run in integers but are left in float, and why.
     pub fallback: BTreeMap<NodeId, String>,
+    /// Graph outputs with an encoding that no integer node makes: they leave unrounded, the encoding is for their readers.
+    pub float_outputs: BTreeSet<ValueId>,
     /// Products by weights whose data are quantized row by row while running.
     pub dynamic: BTreeSet<NodeId>,
 }

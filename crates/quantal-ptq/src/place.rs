@@ -136,6 +136,7 @@ pub fn place_except(graph: &Graph, recipe: &Recipe, exceptions: &BTreeMap<NodeId
             plan.encodings.insert(*v, Encoding::unset(*scheme, format!("{why}{shared}")));
         }
     }
+    plan.float_outputs = float_outputs(graph, &fused, &chosen, &encoded);
     let products = products(&fused, &chosen);
     plan.dynamic = chosen.dynamic.keys().copied().collect();
     for product in &products {
@@ -237,6 +238,22 @@ fn encoded_values(
     };
     encoded.retain(|v, _| !quantized(*v));
     encoded
+}
+
+/// The graph outputs that have an encoding for their readers alone: no integer node makes them.
+fn float_outputs(
+    graph: &Graph,
+    fused: &Fused,
+    chosen: &Chosen,
+    encoded: &BTreeMap<ValueId, String>,
+) -> BTreeSet<ValueId> {
+    let mut outputs: BTreeSet<ValueId> = graph.outputs.iter().copied().filter(|v| encoded.contains_key(v)).collect();
+    for &id in chosen.integer.keys().filter(|id| !fused.is_inside(chosen, **id)) {
+        for v in graph.node(id).outputs.iter().copied().flatten().chain(fused.end(graph, chosen, id)) {
+            outputs.remove(&v);
+        }
+    }
+    outputs
 }
 
 fn products(fused: &Fused, chosen: &Chosen) -> Vec<Product> {

@@ -224,7 +224,8 @@ impl Prepared {
             // Of another granularity where another reader of the weight stays in float: nearest then.
             let encoding = plan.encodings.get_mut(&weight);
             let same = |e: &&mut Encoding| e.qparams().is_some_and(|q| q.scale.len() == rounded.params.scale.len());
-            if let Some(encoding) = encoding.filter(same) {
+            // What is handed out stays as it is.
+            if let Some(encoding) = encoding.filter(same).filter(|_| !graph.is_output(weight)) {
                 encoding.params = Params::Static(rounded.params.clone());
                 corrected.set_constant(weight, rounded.tensor.clone());
                 let ([nearest, chosen], name) = (rounded.errors, Arc::clone(&graph.value(weight).name));

@@ -139,9 +139,9 @@ impl Session {
     ) -> Result<Vec<(String, Tensor)>> {
         let (program, feeds) = self.choose(feeds)?;
         let mut wanted: BTreeMap<SlotId, Vec<(ValueId, Layout)>> = BTreeMap::new();
+        let known = if taps.is_empty() { BTreeMap::new() } else { program.taps.iter().map(|t| (t.0, t)).collect() };
         for v in taps {
-            let found = program.taps.iter().find(|t| t.0 == *v);
-            let (v, slot, layout) = found.ok_or_else(|| Error::NotObservable { value: format!("#{}", v.0) })?;
+            let (v, slot, layout) = known.get(v).ok_or_else(|| Error::NotObservable { value: format!("#{}", v.0) })?;
             wanted.entry(*slot).or_default().push((*v, *layout));
         }
         let given = bind(&program.inputs, &feeds)?;

@@ -213,15 +213,13 @@ impl Extraction {
     /// Lets the nodes that make what leaves the graph do so under the name that it has outside.
     fn name_outputs(&mut self) {
         for id in std::mem::take(&mut self.handed_out) {
-            let uses = self.graph.uses();
             let node = self.graph.node(id);
             let (Some(v), Some(y)) = (node.input(0), node.output(0)) else { continue };
-            let Some(maker) = uses.producer(v).filter(|_| !self.graph.is_output(v)) else { continue };
-            self.graph.remove_node(id);
-            for o in self.graph.node_mut(maker).outputs.iter_mut().flatten().filter(|o| **o == v) {
-                *o = y;
+            if self.graph.is_output(v) || self.graph.producer(v).is_none() {
+                continue;
             }
-            self.graph.replace_value(v, y);
+            self.graph.remove_node(id);
+            self.graph.rename_output(v, y);
             if let Some(encoding) = self.plan.encodings.remove(&v) {
                 self.plan.encodings.insert(y, encoding);
             }

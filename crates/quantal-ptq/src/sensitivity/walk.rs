@@ -175,6 +175,7 @@ fn within(part: &Graph, plan: &QuantPlan) -> QuantPlan {
     QuantPlan {
         encodings: plan.encodings.iter().filter(|(v, _)| here(**v)).map(|(v, e)| (*v, e.clone())).collect(),
         fallback: plan.fallback.iter().filter(|(n, _)| part.contains(**n)).map(|(n, r)| (*n, r.clone())).collect(),
+        float_outputs: plan.float_outputs.clone(),
         dynamic: plan.dynamic.iter().copied().filter(|n| part.contains(*n)).collect(),
     }
 }
