@@ -671,3 +671,46 @@ fn small_forms_that_are_valid_run() {
         q.check(0);
     }
 }
+
+#[test]
+fn clips_of_quantized_values_are_narrower_ranges() {
+    let mut q = Qdq::new();
+    let clipped_pair = |q: &mut Qdq, x: ValueId, scale: f32, zero_point: u8, ends: [u8; 2]| {
+        let s = q.g.constant("s", Tensor::scalar(scale).unwrap());
+        let z = q.g.constant("z", Tensor::scalar(zero_point).unwrap());
+        let ends = ends.map(|end| q.g.constant("end", Tensor::scalar(end).unwrap()));
+        let codes = q.g.node(Op::QuantizeLinear, &[x, s, z], Attrs::new());
+        let clipped = q.g.node(Op::Clip, &[codes, ends[0], ends[1]], Attrs::new());
+        q.g.node(Op::DequantizeLinear, &[clipped, s, z], Attrs::new())
+    };
+    let x = q.g.input("x", DType::F32, &[2, 19, 9, 7]);
+    let x = clipped_pair(&mut q, x, STEP, 128, [100, 180]);
+    let a = q.conv(x, STEP, &[8, 19, 3, 3], 1, 1, 1);
+    let y = q.g.node(Op::Relu, &[a], Attrs::new());
+    let y = clipped_pair(&mut q, y, 0.007, 3, [2, 60]);
+    q.g.output(y);
+    q.scales.push(0.007);
+    infer::run(&mut q.g.graph).unwrap();
+    let program = compile(&q.g.graph, Mode::Integer, Isa::PORTABLE).unwrap();
+    let clips = program.coverage.rows.iter().filter(|row| row.op == "Clip");
+    assert!(clips.clone().count() == 2 && clips.clone().all(|row| matches!(row.status, Status::Fused { .. })));
+    q.check(0);
+}
+
+#[test]
+fn a_clip_of_a_quantized_input_compares_integers() {
+    let mut g = GraphBuilder::new(17);
+    let x = g.input("x", DType::U8, &[3]);
+    let ends = [3_u8, 100].map(|end| g.constant("end", Tensor::scalar(end).unwrap()));
+    let s = g.constant("s", Tensor::scalar(0.5_f32).unwrap());
+    let clipped = g.node(Op::Clip, &[x, ends[0], ends[1]], Attrs::new());
+    let y = g.node(Op::DequantizeLinear, &[clipped, s], Attrs::new());
+    g.output(y);
+    infer::run(&mut g.graph).unwrap();
+    let program = compile(&g.graph, Mode::Integer, Isa::PORTABLE).unwrap();
+    let row = program.coverage.rows.iter().find(|row| row.op == "Clip").unwrap();
+    assert!(matches!(row.status, Status::Integer { .. }), "{row:?}");
+    let feeds = [("x".to_owned(), Tensor::from_slice(&[3], &[0_u8, 5, 200]).unwrap())];
+    let outputs = Session::new(program, 1).run(&feeds).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<f32>(), [1.5, 2.5, 50.0]);
+}

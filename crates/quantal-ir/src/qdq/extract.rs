@@ -133,6 +133,7 @@ pub fn extract_qdq(graph: &Graph) -> Result<Extracted, QdqError> {
     let mut taken = super::running::take(&mut out)?;
     let mut extraction = Extraction {
         uses: out.uses(),
+        fresh: out.value_count(),
         bounds: Bounds::new(&out),
         graph: out,
         plan: QuantPlan::default(),
@@ -185,6 +186,8 @@ struct Extraction {
     handed_out: Vec<NodeId>,
     /// Who made and read each value when this began.
     uses: Uses,
+    /// Values from this one on are newer than that.
+    fresh: usize,
     bounds: Bounds,
     /// The floats of quantized values.
     floats: BTreeMap<Key, ValueId>,
@@ -371,7 +374,8 @@ impl Extraction {
             return Ok(Some(x));
         }
         if let [step] = grid.scale[..] {
-            return self.clamped_by_one(x, q, ends(0), any, step).map(Some);
+            let is_whole = (qmin, qmax) == grid.range();
+            return self.clamped_by_one(x, q, ends(0), any, step, is_whole).map(Some);
         }
 
         // One range for each channel: Clip knows one only.
@@ -390,7 +394,13 @@ impl Extraction {
         Ok(Some(v))
     }
 
-    /// The same for one range; `cuts` says at which ends something can be cut off.
+    /// The nodes that read a value at the beginning; none for one that is new.
+    fn readers(&self, v: ValueId) -> &[NodeId] {
+        if (v.0 as usize) < self.fresh { self.uses.readers(v) } else { &[] }
+    }
+
+    /// The same for one range; `cuts` says at which ends something can be cut off, `is_whole` whether it is all that the type
+    /// can hold.
     fn clamped_by_one(
         &mut self,
         x: ValueId,
@@ -398,14 +408,16 @@ impl Extraction {
         ends: [f32; 2],
         cuts: [bool; 2],
         step: f32,
+        is_whole: bool,
     ) -> Result<ValueId, QdqError> {
         let [least, most] = self.bounds.of(&self.graph, &self.uses, x);
         let kept = [least.max(ends[0]), most.min(ends[1])];
         let name = format!("{}_clamped", self.graph.value(x).name);
 
-        // A clamp that nobody else reads becomes the narrower one.
-        let alone = self.uses.readers(x) == [q] && !self.graph.is_output(x);
-        let maker = self.uses.producer(x).filter(|id| alone && self.graph.contains(*id));
+        // A clamp that nobody else reads becomes the narrower one; not for a range that holds for one reader of several.
+        let codes = self.graph.node(q).output(0).map_or(0, |v| self.readers(v).len());
+        let alone = self.readers(x) == [q] && !self.graph.is_output(x) && (codes == 1 || is_whole);
+        let maker = if alone { self.uses.producer(x).filter(|id| self.graph.contains(*id)) } else { None };
         let own = maker.and_then(|id| {
             let node = self.graph.node(id);
             let own = match node.op {

@@ -316,6 +316,32 @@ fn a_model_that_is_quantized_while_running_is_refused() {
 }
 
 #[test]
+fn what_the_model_quantizes_itself_is_not_quantized_once_more() {
+    let mut b = Build::new();
+    let x = b.input("x", &[1, 2, 4, 4]);
+    let (s, z) = (b.scalar(0.5), b.graph.add_constant("z", Tensor::scalar(0_u8).unwrap()));
+    let w = b.constant("w", &[2, 2, 1, 1]);
+    let mut pair = |b: &mut Build, v| {
+        let q = b.node(Op::QuantizeLinear, &[v, s, z], Attrs::new());
+        b.node(Op::DequantizeLinear, &[q, s, z], Attrs::new())
+    };
+    let read = pair(&mut b, x);
+    let made = b.node(Op::Conv, &[read, w], Attrs::new());
+    let again = pair(&mut b, made);
+    let y = b.node(Op::Conv, &[again, w], Attrs::new());
+    b.graph.outputs = vec![y];
+    let placement = place(&b.graph, &Recipe::default()).unwrap();
+    let held: Vec<ValueId> = placement.plan.encodings.keys().copied().collect();
+    assert!(!held.contains(&x) && !held.contains(&made), "{held:?}");
+    for v in [w, read, again, y] {
+        assert!(held.contains(&v), "{held:?}");
+    }
+    let of = |op: &str| placement.decisions.iter().filter(|d| d.op == op).map(|d| d.verdict).collect::<Vec<_>>();
+    assert_eq!(of("Conv"), [Verdict::Integer; 2]);
+    assert_eq!(of("QuantizeLinear"), [Verdict::Untouched; 2]);
+}
+
+#[test]
 fn products_of_rows_quantized_while_running_have_weights_in_the_plan_alone() {
     let mut b = Build::new();
     let x = b.input("x", &[1, 4, 8]);

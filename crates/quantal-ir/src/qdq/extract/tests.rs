@@ -164,6 +164,42 @@ fn several_dequantizations_of_one_value_share_one_clamp() {
 }
 
 #[test]
+fn a_pair_behind_a_pair_leaves_what_it_cuts_more() {
+    let mut b = Build::new();
+    let x = b.input("x", DType::F32, &[1, 4]);
+    let (wide, narrow) = (b.grid(0.5, u8_of(128)), b.grid(0.25, u8_of(128)));
+    let first = b.pair(x, wide);
+    let second = b.pair(first, narrow);
+    let third = b.pair(second, wide);
+    let y = b.node(Op::Neg, &[third]);
+    let e = b.extracted(&[y]);
+    assert_eq!(ops(&e.graph), [Op::Clip, Op::Clip, Op::Neg]);
+    assert_eq!(e.clamps.iter().map(|c| c.bounds).collect::<Vec<_>>(), [[-64.0, 63.5], [-32.0, 31.75]]);
+}
+
+#[test]
+fn a_range_that_one_reader_has_is_not_that_of_the_others() {
+    let mut b = Build::new();
+    let x = b.input("x", DType::F32, &[1, 4]);
+    let r = b.node(Op::Relu, &[x]);
+    let grid = b.grid(0.5, u8_of(0));
+    let q = b.quantize(r, grid);
+    let hi = b.constant(u8_of(200));
+    let lo = b.constant(u8_of(0));
+    let c = b.named(Op::Clip, "clip", &[q, lo, hi], DType::U8, Attrs::new());
+    let (narrow, wide) = (b.dequantize(c, grid), b.dequantize(q, grid));
+    let (y, z) = (b.node(Op::Neg, &[narrow]), b.node(Op::Neg, &[wide]));
+    let e = b.extracted(&[y, z]);
+    let uses = e.graph.uses();
+    let bounds_before = |v: ValueId| {
+        let neg = e.graph.node(uses.producer(v).unwrap());
+        clip_bounds(&e.graph, e.graph.node(uses.producer(neg.input(0).unwrap()).unwrap())).unwrap()
+    };
+    assert_eq!(bounds_before(e.graph.outputs[0])[1], 100.0);
+    assert_eq!(bounds_before(e.graph.outputs[1]), [0.0, 127.5]);
+}
+
+#[test]
 fn pairs_of_few_levels_stay() {
     let mut b = Build::new();
     let x = b.input("x", DType::F32, &[1, 4]);
