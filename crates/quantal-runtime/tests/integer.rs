@@ -614,8 +614,10 @@ fn padding_that_follows_from_the_size_of_an_image_is_found_when_it_runs() {
             q.g.output(y);
             let input = q.g.graph.inputs[0];
             let ids: Vec<ValueId> = q.g.graph.values().map(|(v, _)| v).collect();
-            for v in ids.into_iter().filter(|v| q.g.graph.value(*v).constant.is_none()) {
-                q.g.graph.value_mut(v).shape = None;
+            for v in ids {
+                if q.g.graph.value(v).constant.is_none() {
+                    q.g.graph.value_mut(v).shape = None;
+                }
             }
             q.g.graph.value_mut(input).shape =
                 Some(vec![Dim::Known(1), Dim::Known(4), Dim::Symbol("h".into()), Dim::Symbol("w".into())]);

@@ -217,3 +217,54 @@ fn large_constants_that_were_halves_are_halves_in_the_file() {
     let held = g.constant(g.find("matrix_float16")).unwrap();
     assert_eq!(held.to_f32_vec().unwrap(), values);
 }
+
+/// x [2, 2] and weights 1, 2, 3, 4 in a Gemm, in this order or the other, with a C.
+fn gemm(first: bool, c_shape: &[usize], c_values: &[f32], attrs: Attrs) -> Graph {
+    let mut g = Graph::default();
+    let x = g.add_value("x", Some(DType::F32), dims(&[2, 2]));
+    let w = constant(&mut g, "w", &[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+    let c = constant(&mut g, "c", c_shape, c_values);
+    let y = g.add_value("y", Some(DType::F32), dims(&[2, 2]));
+    (g.inputs, g.outputs) = (vec![x], vec![y]);
+    let [a, b] = if first { [w, x] } else { [x, w] };
+    g.add_node(Node::new(Op::Gemm, "gemm", vec![Some(a), Some(b), Some(c)], vec![y], attrs));
+    g
+}
+
+#[test]
+fn factors_of_a_gemm_go_into_its_weights_and_bias() {
+    let attrs = Attrs::new().with("alpha", Attr::Float(0.5)).with("beta", Attr::Float(2.0));
+    let mut g = gemm(false, &[1], &[5.0], attrs);
+    canonicalize(&mut g).unwrap();
+    let (_, node) = g.nodes().next().unwrap();
+    assert_eq!((g.node_count(), node.attrs.iter().count()), (1, 0));
+    assert_eq!(f32s(&g, node.input(1)), [0.5, 1.0, 1.5, 2.0]);
+    assert_eq!(f32s(&g, node.input(2)), [10.0, 10.0]);
+    // The constants of the file are as they were for whoever else reads them.
+    assert_eq!(f32s(&g, g.find("w")), [1.0, 2.0, 3.0, 4.0]);
+
+    // What is in its form already is left alone.
+    let mut plain = gemm(false, &[2], &[5.0, 6.0], Attrs::new().with("transB", Attr::Int(1)));
+    assert!(canonicalize(&mut plain).unwrap().is_empty());
+}
+
+#[test]
+fn a_constant_left_side_becomes_the_weights_of_the_transpose() {
+    let mut g = gemm(true, &[2, 1], &[5.0, 6.0], Attrs::new());
+    canonicalize(&mut g).unwrap();
+    let ops: Vec<Op> = g.nodes().map(|(_, n)| n.op).collect();
+    assert_eq!(ops, [Op::Transpose, Op::Gemm, Op::Transpose]);
+    let product = g.nodes().nth(1).unwrap().1;
+    // xᵀ · Wᵀ: row i of W makes column i, to which C adds its row i.
+    assert_eq!(product.attrs.flag("transB", false), Ok(true));
+    assert_eq!((f32s(&g, product.input(1)), f32s(&g, product.input(2))), (vec![1.0, 2.0, 3.0, 4.0], vec![5.0, 6.0]));
+    let last = g.nodes().nth(2).unwrap().1;
+    assert_eq!(last.output(0), Some(g.outputs[0]));
+
+    // A C that differs from row to row is added by a node of its own.
+    let mut g = gemm(false, &[2, 2], &[1.0, 2.0, 3.0, 4.0], Attrs::new().with("beta", Attr::Float(2.0)));
+    canonicalize(&mut g).unwrap();
+    let ops: Vec<Op> = g.nodes().map(|(_, n)| n.op).collect();
+    assert_eq!(ops, [Op::Gemm, Op::Add]);
+    assert_eq!(f32s(&g, g.nodes().nth(1).unwrap().1.input(1)), [2.0, 4.0, 6.0, 8.0]);
+}

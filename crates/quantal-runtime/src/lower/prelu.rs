@@ -30,11 +30,11 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
 
     let target = codes::target(l, y)?;
     let (slopes, layout) = rows(l, float, &slope)?;
-    let scales = (x.codes.affine.scale, target.codes.affine.scale);
-    let positive = arith::multiplier(scales.0, 1.0, scales.1);
-    let negative: Vec<f32> = slopes.iter().map(|&a| arith::multiplier(scales.0, a, scales.1)).collect();
+    let multiplier = |slope: f32| arith::multiplier(x.codes.affine.scale, slope, target.codes.affine.scale);
+    let positive = multiplier(1.0);
+    let negative: Vec<f32> = slopes.iter().map(|&slope| multiplier(slope)).collect();
     if !positive.is_finite() || negative.iter().any(|m| !m.is_finite()) {
-        return Err(Reason::AccumulatorRange.into());
+        return Err(Reason::ScaleRange.into());
     }
     let rank = l.rank(x.value);
     let from = l.slot(x.value, layout)?;
@@ -67,7 +67,8 @@ fn rows(l: &Lowering<'_>, x: ValueId, slope: &Tensor) -> Rule<(Vec<f32>, Layout)
     let count = sizes.iter().try_fold(1_usize, |n, &d| n.checked_mul(d)).filter(|&n| n > 0 && n <= MAX_SLOPES);
     let count = count.ok_or_else(|| refused("its slopes are too many"))?;
     let place = |mut i: usize| {
-        let (mut at, mut stride) = (0, 1);
+        let mut at = 0;
+        let mut stride = 1;
         for (axis, &size) in sizes.iter().enumerate().rev() {
             let index = i % size;
             i /= size;

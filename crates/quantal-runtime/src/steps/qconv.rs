@@ -169,10 +169,10 @@ impl QConv {
         if (kernel, stride, pad, windows) == (1, 1, 0, depth) {
             return Ok(None);
         }
-        let [planes, h, w, c] = *image;
-        let batch = planes.checked_div(depth).unwrap_or(0);
-        let (images, wide) = (batch.checked_mul(windows), c.checked_mul(kernel));
-        let to = [images.ok_or_else(overflow)?, h, w, wide.ok_or_else(overflow)?];
+        let [every_plane, h, w, c] = *image;
+        let batch = every_plane.checked_div(depth).unwrap_or(0);
+        let images = batch.checked_mul(windows).ok_or_else(overflow)?;
+        let to = [images, h, w, c.checked_mul(kernel).ok_or_else(overflow)?];
         let mut out = env.pool.tensor(DType::U8, &to)?;
         let pixels = h.checked_mul(w).ok_or_else(overflow)?;
         let sizes = [batch, depth, pixels, self.attrs.group, c / self.attrs.group];

@@ -28,9 +28,13 @@ impl fmt::Debug for QPRelu {
 impl QPRelu {
     pub(crate) fn run(&self, inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, OpError> {
         let tensor = required(inputs, 0)?;
-        let (signed, zero_point) = (self.x.signed, self.x.affine.zero_point);
-        let call =
-            PRelu { x: self.x.read(tensor)?, signed, zero_point, positive: self.positive, negative: &self.negative };
+        let call = PRelu {
+            x: self.x.read(tensor)?,
+            signed: self.x.signed,
+            zero_point: self.x.affine.zero_point,
+            positive: self.positive,
+            negative: &self.negative,
+        };
         written(self.y, tensor.shape(), env, |out, env| prelu(env.isa, call, self.y.out(), out, env.threads))
     }
 }

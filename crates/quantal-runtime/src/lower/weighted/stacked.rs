@@ -16,8 +16,9 @@ use quantal_kernels::pack::{BView, PackedB};
 /// Lowers `x · w` where `w` is `[…, k, n]`, with one scale or one for each column.
 pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId, node: &Node, x: Operand, w: &Weights) -> Rule<()> {
     let y = node.output(0).ok_or_else(|| refused("has no output"))?;
-    let [lead @ .., k, n] = w.tensor.shape() else { return Err(refused("weights of fewer than two dimensions")) };
-    let (k, n) = (*k, *n);
+    let &[ref lead @ .., k, n] = w.tensor.shape() else {
+        return Err(refused("weights of fewer than two dimensions"));
+    };
     if w.tensor.is_empty() {
         return Err(refused("its weights are empty"));
     }
@@ -31,11 +32,15 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId, node: &Node, x: Operand, w
     let rank_out = rank.max(lead.len() + 2);
 
     let scales = scales_of_sums(&x, w);
-    let (mut bias, mut out, mut added) = (None, y, None);
+    let mut bias = None;
+    let mut out = y;
+    let mut added = None;
     if let Some((add, vector, sum)) = bias_after(l, y, n, Some(rank_out))?
         && let Ok(b) = codes::bias(l, vector, &scales, n)
     {
-        (bias, out, added) = (Some(b), sum, Some(add));
+        bias = Some(b);
+        out = sum;
+        added = Some(add);
     }
     let mut matrices = Vec::new();
     for bytes in w.tensor.bytes().chunks_exact(k * n) {
@@ -55,7 +60,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId, node: &Node, x: Operand, w
             Goal::Codes(t) => {
                 let multiplier = multipliers(x.codes.affine.scale, &w.scale, t.codes.affine.scale);
                 if multiplier.iter().any(|m| !m.is_finite()) {
-                    return Err(Reason::AccumulatorRange.into());
+                    return Err(Reason::ScaleRange.into());
                 }
                 Some((t.codes, multiplier))
             }
