@@ -175,7 +175,8 @@ fn walk(graph: &Graph, uses: &Uses, v: ValueId, enters: &mut dyn FnMut(ValueId) 
         }
         let behind_product = behind_product || passes == Passes::Product;
         for u in node.reads() {
-            let data = graph.value(u).constant.is_none() && graph.value(u).dtype.is_none_or(|d| d.is_float());
+            let data =
+                graph.value(u).constant.is_none() && graph.value(u).dtype.is_none_or(quantal_tensor::DType::is_float);
             if data && seen.insert((u, behind_product)) && enters(u) {
                 open.push((u, behind_product));
             }

@@ -5,7 +5,6 @@ use crate::error::Error;
 use crate::eval::scores;
 use quantal_tensor::Tensor;
 use quantal_tensor::stats::SqnrSums;
-use std::borrow::Cow;
 
 /// What the outputs of samples add up to.
 #[derive(Clone, Copy, Debug, Default)]

@@ -2,7 +2,7 @@
 //! calibration did not see.
 
 use crate::bench::time_sessions;
-use crate::closeness::{floats, highest};
+use crate::closeness::highest;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::eval::{rank, scores};
