@@ -106,7 +106,7 @@ fn inspect(a: &InspectArgs, as_json: bool) -> Result<String, Error> {
         model = sizes.bind(&model);
     }
     let what = quantal::inspect(&model);
-    let coverage = if a.coverage { Some(model.compile(Mode::Integer, Engine::detect(1)?)?.coverage) } else { None };
+    let coverage = if a.coverage { Some(quantal::survey(&model, Engine::detect(1)?)?) } else { None };
     Ok(if as_json {
         json(&text::inspection_json(&what, coverage.as_ref()))
     } else {

@@ -6,6 +6,7 @@
 
 mod attention;
 mod contents;
+mod contrib;
 mod control;
 mod conv;
 mod dims;
@@ -16,6 +17,7 @@ mod layout;
 mod norm;
 mod product;
 mod quantize;
+mod random;
 mod recurrent;
 mod reduce;
 mod resample;
@@ -327,7 +329,9 @@ fn infer(cx: &Context<'_>) -> Result<Vec<Fact>, InferError> {
         | Op::Sqrt
         | Op::Swish
         | Op::Tanh
+        | Op::FastGelu
         | Op::MsGelu
+        | Op::QuickGelu
         | Op::QLinearLeakyRelu
         | Op::QLinearSigmoid
         | Op::Clip => elementwise::unary(cx),
@@ -391,7 +395,7 @@ fn infer(cx: &Context<'_>) -> Result<Vec<Fact>, InferError> {
         Op::CumSum => reduce::cum_sum(cx)?,
         Op::TopK => return reduce::top_k(cx),
 
-        Op::Conv => conv::conv(cx, &conv::Places::FLOAT, cx.dtype(0))?,
+        Op::Conv | Op::FusedConv => conv::conv(cx, &conv::Places::FLOAT, cx.dtype(0))?,
         Op::ConvInteger => conv::conv(cx, &conv::Places::INTEGER, Some(DType::I32))?,
         Op::QLinearConv => conv::qlinear(cx)?,
         Op::ConvTranspose => conv::transposed(cx)?,
@@ -400,7 +404,7 @@ fn infer(cx: &Context<'_>) -> Result<Vec<Fact>, InferError> {
         Op::GlobalAveragePool | Op::GlobalMaxPool | Op::QLinearGlobalAveragePool => conv::global_pool(cx)?,
 
         Op::Einsum => product::einsum(cx)?,
-        Op::Gemm => product::gemm(cx, 1, 2, cx.dtype(0))?,
+        Op::Gemm | Op::FusedGemm => product::gemm(cx, 1, 2, cx.dtype(0))?,
         Op::MatMul => product::matmul(cx, 1, cx.dtype(0).or(cx.dtype(1)))?,
         Op::MatMulInteger => product::matmul(cx, 1, Some(DType::I32))?,
         Op::QLinearMatMul => product::qlinear_matmul(cx)?,
@@ -411,6 +415,7 @@ fn infer(cx: &Context<'_>) -> Result<Vec<Fact>, InferError> {
         Op::InstanceNormalization => norm::instance(cx)?,
         Op::LayerNormalization => return norm::layer(cx),
         Op::RmsNormalization => norm::rms(cx)?,
+        Op::SimplifiedLayerNormalization => return Ok(norm::layer(cx)?.into_iter().take(2).collect()),
         Op::Lrn => norm::lrn(cx)?,
         Op::LogSoftmax | Op::Softmax | Op::QLinearSoftmax => norm::softmax(cx)?,
 
@@ -428,6 +433,24 @@ fn infer(cx: &Context<'_>) -> Result<Vec<Fact>, InferError> {
         Op::QuantizeLinear | Op::MsQuantizeLinear => quantize::quantize(cx)?,
         Op::DequantizeLinear | Op::MsDequantizeLinear => quantize::dequantize(cx)?,
         Op::DynamicQuantizeLinear => return Ok(quantize::dynamic(cx)),
+
+        Op::RandomNormal | Op::RandomUniform => random::given(cx)?,
+        Op::Bernoulli | Op::RandomNormalLike | Op::RandomUniformLike => random::like(cx)?,
+        Op::Multinomial => random::multinomial(cx)?,
+
+        Op::BiasGelu | Op::MsRotaryEmbedding => contrib::same(cx),
+        Op::SkipLayerNormalization | Op::SkipSimplifiedLayerNormalization => return contrib::skip_norm(cx),
+        Op::EmbedLayerNormalization => return contrib::embed_norm(cx),
+        Op::FusedMatMul => product::fused_matmul(cx)?,
+        Op::DynamicQuantizeMatMul => product::matmul(cx, 1, Some(DType::F32))?,
+        Op::MatMulIntegerToFloat => product::matmul(cx, 1, cx.dtype(2))?,
+        Op::MatMulNBits => contrib::matmul_nbits(cx)?,
+        Op::GatherBlockQuantized => contrib::gather_blocks(cx)?,
+        Op::MsAttention => return contrib::attention(cx, cx.dtype(0)),
+        Op::QAttention => return contrib::attention(cx, cx.dtype(2).or(cx.dtype(3))),
+        Op::MultiHeadAttention => return contrib::multi_head(cx),
+        Op::GroupQueryAttention => return contrib::group_query(cx),
+        Op::DynamicQuantizeLstm => return contrib::quantized_lstm(cx),
 
         Op::If => return control::branch(cx),
         Op::Loop => return control::repeat(cx),

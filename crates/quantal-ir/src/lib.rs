@@ -4,6 +4,7 @@
 //! it was read from, so that what nobody touched is written back byte for byte.
 
 pub mod attrs;
+pub mod contrib;
 pub mod cost;
 pub mod export;
 pub mod graph;

@@ -79,6 +79,7 @@ ops! {
     Attention "Attention" ONNX (3, 7), 4, Float;
     AveragePool "AveragePool" ONNX (1, 1), 1, Integer;
     BatchNormalization "BatchNormalization" ONNX (5, 5), 5, Float;
+    Bernoulli "Bernoulli" ONNX (1, 1), 1, Float;
     Cast "Cast" ONNX (1, 1), 1, Shape;
     CastLike "CastLike" ONNX (2, 2), 1, Shape;
     Ceil "Ceil" ONNX (1, 1), 1, Table;
@@ -142,6 +143,7 @@ ops! {
     Mish "Mish" ONNX (1, 1), 1, Table;
     Mod "Mod" ONNX (2, 2), 1, Float;
     Mul "Mul" ONNX (2, 2), 1, Integer;
+    Multinomial "Multinomial" ONNX (1, 1), 1, Float;
     Neg "Neg" ONNX (1, 1), 1, Table;
     NonMaxSuppression "NonMaxSuppression" ONNX (2, 5), 1, Float;
     NonZero "NonZero" ONNX (1, 1), 1, Shape;
@@ -155,6 +157,10 @@ ops! {
     QLinearMatMul "QLinearMatMul" ONNX (8, 8), 1, Quant;
     QuantizeLinear "QuantizeLinear" ONNX (2, 3), 1, Quant;
     RmsNormalization "RMSNormalization" ONNX (2, 2), 1, Float;
+    RandomNormal "RandomNormal" ONNX (0, 0), 1, Float;
+    RandomNormalLike "RandomNormalLike" ONNX (1, 1), 1, Float;
+    RandomUniform "RandomUniform" ONNX (0, 0), 1, Float;
+    RandomUniformLike "RandomUniformLike" ONNX (1, 1), 1, Float;
     Range "Range" ONNX (3, 3), 1, Shape;
     Reciprocal "Reciprocal" ONNX (1, 1), 1, Table;
     ReduceL1 "ReduceL1" ONNX (1, 2), 1, Float;
@@ -178,6 +184,7 @@ ops! {
     Shape "Shape" ONNX (1, 1), 1, Shape;
     Sigmoid "Sigmoid" ONNX (1, 1), 1, Table;
     Sign "Sign" ONNX (1, 1), 1, Table;
+    SimplifiedLayerNormalization "SimplifiedLayerNormalization" ONNX (2, 2), 2, Float;
     Sin "Sin" ONNX (1, 1), 1, Table;
     Size "Size" ONNX (1, 1), 1, Shape;
     Slice "Slice" ONNX (1, 5), 1, SameScale;
@@ -199,9 +206,25 @@ ops! {
     Upsample "Upsample" ONNX (1, 2), 1, SameScale;
     Where "Where" ONNX (3, 3), 1, Float;
     Xor "Xor" ONNX (2, 2), 1, Shape;
+    BiasGelu "BiasGelu" MS (2, 2), 1, Float;
+    DynamicQuantizeLstm "DynamicQuantizeLSTM" MS (12, 12), 3, Float;
+    DynamicQuantizeMatMul "DynamicQuantizeMatMul" MS (3, 5), 1, Float;
+    EmbedLayerNormalization "EmbedLayerNormalization" MS (7, 9), 3, Float;
+    FastGelu "FastGelu" MS (1, 2), 1, Table;
+    FusedConv "FusedConv" MS (2, 4), 1, Float;
+    FusedGemm "FusedGemm" MS (2, 3), 1, Float;
+    FusedMatMul "FusedMatMul" MS (2, 2), 1, Float;
+    GatherBlockQuantized "GatherBlockQuantized" MS (3, 4), 1, Float;
+    GroupQueryAttention "GroupQueryAttention" MS (7, 17), 4, Float;
+    MatMulIntegerToFloat "MatMulIntegerToFloat" MS (4, 7), 1, Float;
+    MatMulNBits "MatMulNBits" MS (3, 6), 1, Float;
+    MsAttention "Attention" MS (2, 7), 2, Float;
     MsDequantizeLinear "DequantizeLinear" MS (2, 3), 1, Quant;
     MsGelu "Gelu" MS (1, 1), 1, Table;
     MsQuantizeLinear "QuantizeLinear" MS (2, 3), 1, Quant;
+    MsRotaryEmbedding "RotaryEmbedding" MS (4, 4), 1, Float;
+    MultiHeadAttention "MultiHeadAttention" MS (1, 10), 4, Float;
+    QAttention "QAttention" MS (5, 9), 2, Float;
     QGemm "QGemm" MS (6, 9), 1, Quant;
     QLinearAdd "QLinearAdd" MS (7, 8), 1, Quant;
     QLinearAveragePool "QLinearAveragePool" MS (4, 5), 1, Quant;
@@ -212,6 +235,9 @@ ops! {
     QLinearSigmoid "QLinearSigmoid" MS (4, 5), 1, Quant;
     QLinearSoftmax "QLinearSoftmax" MS (5, 5), 1, Quant;
     QLinearWhere "QLinearWhere" MS (9, 9), 1, Quant;
+    QuickGelu "QuickGelu" MS (1, 1), 1, Table;
+    SkipLayerNormalization "SkipLayerNormalization" MS (3, 5), 4, Float;
+    SkipSimplifiedLayerNormalization "SkipSimplifiedLayerNormalization" MS (3, 4), 4, Float;
 }
 
 impl Op {

@@ -121,7 +121,7 @@ impl Block {
                     }
                     node.reads().find(|&v| v != vector)?
                 }
-                Op::LayerNormalization | Op::RmsNormalization if !conv => {
+                Op::LayerNormalization | Op::RmsNormalization | Op::SimplifiedLayerNormalization if !conv => {
                     self.vectors.extend(node.inputs.iter().skip(1).flatten());
                     return Some(());
                 }

@@ -4,6 +4,7 @@ use crate::control;
 use crate::coverage::{Coverage, Reason, Row, Status};
 use crate::defaults::Defaults;
 use crate::error::{Error, Result};
+use crate::expand::{Expansion, unknown_operators};
 use crate::float;
 use crate::fold::{self, Spent};
 use crate::fuse::{self, Joined, Readers};
@@ -17,7 +18,6 @@ use crate::steps::Step;
 use crate::symbols::Symbols;
 use quantal_ir::cost;
 use quantal_ir::graph::Uses;
-use quantal_ir::passes::{self, PassError};
 use quantal_ir::{Dim, Graph, Node, NodeId, Op, ValueId};
 use quantal_kernels::{Isa, Threads};
 use quantal_tensor::{DType, Tensor};
@@ -40,35 +40,34 @@ pub fn compile(graph: &Graph, mode: Mode, isa: Isa) -> Result<Program> {
 
 /// The same; the values in `taps` are kept apart from fusion, so that [`crate::Session::run_taps`] can show them.
 pub fn compile_observed(graph: &Graph, mode: Mode, isa: Isa, taps: &[ValueId]) -> Result<Program> {
-    let widened = widened(graph)?;
-    let compiled = widened.as_ref().unwrap_or(graph);
-    let (mut program, _) = Lowering::new(compiled, mode, isa, taps, 0).program(taps)?;
+    let expansion = Expansion::of(graph)?;
+    let lowering = Lowering::new(&expansion, mode, isa, taps, 0);
+    let wanted = |node: &Node| node.outputs.iter().flatten().any(|v| lowering.wanted[v.0 as usize]);
+    let unknown = unknown_operators(&expansion.graph, wanted);
+    if !unknown.is_empty() {
+        return Err(Error::UnknownOperators { operators: unknown });
+    }
+    let (mut program, _) = lowering.program(taps)?;
+    program.coverage = expansion.coverage(graph, program.coverage);
+    for row in &mut program.steps {
+        row.node = expansion.source(row.node);
+    }
     program.defaults = Defaults::of(graph, mode, taps);
     program.symbols = Symbols::of(graph, mode, taps);
-    if widened.is_some() {
-        // The rows are those of the graph as it came: without Casts, and in its order.
-        let place: BTreeMap<NodeId, usize> = graph.nodes().enumerate().map(|(i, (id, _))| (id, i)).collect();
-        program.coverage.rows.retain(|row| place.contains_key(&row.node));
-        program.coverage.rows.sort_by_key(|row| place[&row.node]);
-    }
     Ok(program)
 }
 
-/// The graph with float32 in place of floats of 16 bits; `None` if it has none. Its nodes keep their ids.
-fn widened(graph: &Graph) -> Result<Option<Graph>> {
-    if !passes::has_half(graph) {
-        return Ok(None);
-    }
-    let mut widened = graph.clone();
-    match passes::widen_half(&mut widened) {
-        Ok(_) => Ok(Some(widened)),
-        Err(PassError::Tensor(e)) => Err(e.into()),
-        Err(PassError::Cycle(e)) => Err(Error::Node {
-            node: graph.name.clone(),
-            op: "graph".to_owned(),
-            cause: OpError::invalid(e.to_string()),
-        }),
-    }
+/// What each node would become in [`Mode::Integer`]; those that cannot run, of which [`compile()`] only says the first,
+/// are [`Status::Refused`] with the reason, and the rest is told as if they ran.
+///
+/// # Errors
+/// If subgraphs are nested too deep, or memory runs out.
+pub fn survey(graph: &Graph, isa: Isa) -> Result<Coverage> {
+    let expansion = Expansion::of(graph)?;
+    let mut lowering = Lowering::new(&expansion, Mode::Integer, isa, &[], 0);
+    lowering.surveying = true;
+    let (program, _) = lowering.program(&[])?;
+    Ok(expansion.coverage(graph, program.coverage))
 }
 
 /// Compiles a subgraph whose captures stand for the values `around` of the graph around it. Gives those of them that it
@@ -78,12 +77,13 @@ pub(crate) fn compile_inner(
     around: &[ValueId],
     outer: &mut Lowering<'_>,
 ) -> Result<(Program, Vec<ValueId>)> {
-    let mut graph = widened(graph)?.unwrap_or_else(|| graph.clone());
+    let mut graph = graph.clone();
     let captures: Vec<(ValueId, ValueId)> = graph.captures.iter().copied().zip(around.iter().copied()).collect();
     for &(v, outside) in &captures {
         graph.value_mut(v).constant = outer.constant(outside)?;
     }
-    let mut inner = Lowering::new(&graph, Mode::Simulate, outer.isa, &[], outer.depth + 1);
+    let expansion = Expansion::of(&graph)?;
+    let mut inner = Lowering::new(&expansion, Mode::Simulate, outer.isa, &[], outer.depth + 1);
     (inner.packings, inner.folding) = (outer.packings.clone(), std::mem::take(&mut outer.folding));
     let mut captured = Vec::new();
     for &(v, outside) in captures.iter().filter(|(v, _)| graph.value(*v).constant.is_none()) {
@@ -128,6 +128,10 @@ pub(crate) struct Lowering<'g> {
     pub(crate) mode: Mode,
     pub(crate) isa: Isa,
     pub(crate) uses: Uses,
+    /// Nodes that have no form that runs, with the reason.
+    refused: &'g BTreeMap<NodeId, String>,
+    /// Whether a node that cannot run is noted, rather than the end of the compilation.
+    surveying: bool,
     /// How many graphs lie around this one.
     pub(crate) depth: usize,
     /// In a subgraph: where the values lie that come from around it at run time.
@@ -168,7 +172,8 @@ pub(crate) struct Lowering<'g> {
 }
 
 impl<'g> Lowering<'g> {
-    fn new(graph: &'g Graph, mode: Mode, isa: Isa, taps: &[ValueId], depth: usize) -> Self {
+    fn new(expansion: &'g Expansion<'_>, mode: Mode, isa: Isa, taps: &[ValueId], depth: usize) -> Self {
+        let graph: &Graph = &expansion.graph;
         let mut kept = vec![false; graph.value_count()];
         for v in graph.outputs.iter().chain(taps) {
             kept[v.0 as usize] = true;
@@ -186,6 +191,8 @@ impl<'g> Lowering<'g> {
             mode,
             isa,
             uses: graph.uses(),
+            refused: expansion.refused(),
+            surveying: false,
             depth,
             captures: Vec::new(),
             slots: Vec::new(),
@@ -218,7 +225,10 @@ impl<'g> Lowering<'g> {
                 self.set(id, Status::Folded);
             }
             if !self.status.contains_key(&id) && !self.deferred.contains(&id) {
-                self.lower(id)?;
+                match self.lower(id) {
+                    Err(error @ Error::Node { .. }) if self.surveying => self.refuse(id, &error),
+                    other => other?,
+                }
             }
         }
         self.current = None;
@@ -266,6 +276,23 @@ impl<'g> Lowering<'g> {
         Ok((program, self.folding))
     }
 
+    /// Notes that a node cannot run, and lets its outputs be there as if it had.
+    fn refuse(&mut self, id: NodeId, error: &Error) {
+        let node = self.graph.node(id);
+        let why = match error {
+            Error::Node { node: name, cause, .. } if *name == node.name.escape_debug().to_string() => cause.to_string(),
+            // Of a node inside of it.
+            other => other.to_string(),
+        };
+        let why = if node.op == Op::Opaque { "this operator is not known here".to_owned() } else { why };
+        self.set(id, Status::Refused { why });
+        for &v in node.outputs.iter().flatten() {
+            if self.found(v, Layout::Standard).or(self.found(v, Layout::ChannelsLast)).is_none() {
+                self.define(v, Layout::Standard, None);
+            }
+        }
+    }
+
     fn input(&mut self, v: ValueId) -> Input {
         let value = self.graph.value(v);
         let slot = self.define(v, Layout::Standard, value.rank());
@@ -276,6 +303,9 @@ impl<'g> Lowering<'g> {
     pub(crate) fn lower(&mut self, id: NodeId) -> Result<()> {
         let node = self.graph.node(id);
         self.current = Some(id);
+        if let Some(why) = self.refused.get(&id) {
+            return Err(self.error(OpError::Unsupported(why.clone())));
+        }
         match node.op {
             Op::If | Op::Loop => return control::lower(self, id),
             // Behind a DequantizeLinear lie codes: an integer rule takes them as they are, a float one has them turned

@@ -26,6 +26,11 @@ pub enum Status {
         /// Why not in integers.
         reason: Reason,
     },
+    /// It cannot run at all. A compiled program has no such node; [`crate::survey`] tells of them.
+    Refused {
+        /// Why not, as the error says it.
+        why: String,
+    },
 }
 
 /// Why a node runs in float.
@@ -162,6 +167,11 @@ impl Coverage {
             }
         }
         (all > 0).then(|| in_integers as f64 / all as f64)
+    }
+
+    /// The nodes that cannot run, with the reason.
+    pub fn refused(&self) -> impl Iterator<Item = (&Row, &str)> {
+        self.rows.iter().filter_map(|r| if let Status::Refused { why } = &r.status { Some((r, &**why)) } else { None })
     }
 
     /// The nodes that run in float, with the reason.

@@ -18,6 +18,12 @@ pub enum Error {
         /// What was wrong.
         cause: OpError,
     },
+    /// Nodes have operators that are not known here.
+    #[error("operators are not known here: {}", operators_text(.operators))]
+    UnknownOperators {
+        /// Each operator with the number of its nodes and the name of the first one.
+        operators: Vec<(String, usize, String)>,
+    },
     /// A node reads a value that nothing makes before it.
     #[error("`{reader}` reads `{value}`, which no input, constant or earlier node makes")]
     NoProducer {
@@ -117,6 +123,20 @@ impl Error {
     /// What a person can do about it, where there is something.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::UnknownOperators { operators } => {
+                let of = |domain: &str| operators.iter().any(|(op, ..)| op.starts_with(domain));
+                let how = if of("com.microsoft") || of("com.ms.") {
+                    "export the model without ONNX Runtime's optimizer, or take the file from before it"
+                } else if operators.iter().all(|(op, ..)| !op.contains('.')) {
+                    "export the model in operators of ONNX version 17 to 21, as inference models have them"
+                } else {
+                    "export the model without operators of its own"
+                };
+                format!("{how}; `quantal inspect --coverage` lists all nodes")
+            }
+            Self::Node { op, cause: OpError::Unsupported(_), .. } if op.starts_with("com.microsoft") => {
+                "export the model without ONNX Runtime's optimizer, or take the file from before it".to_owned()
+            }
             Self::Node { op, cause: OpError::Unsupported(_), .. } => {
                 format!("simplify the model so that {op} is gone (constant folding in the exporter often does)")
             }
@@ -140,6 +160,15 @@ impl Error {
 
 /// The result of compiling or running.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// `` `com.a.Foo` (2 nodes, the first is `x`), `Bar` (`y`) ``.
+fn operators_text(operators: &[(String, usize, String)]) -> String {
+    let one = |(op, count, first): &(String, usize, String)| match count {
+        1 => format!("`{op}` (`{first}`)"),
+        n => format!("`{op}` ({n} nodes, the first is `{first}`)"),
+    };
+    operators.iter().map(one).collect::<Vec<_>>().join(", ")
+}
 
 fn list(names: &[String]) -> String {
     if names.is_empty() {

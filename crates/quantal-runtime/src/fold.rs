@@ -130,9 +130,19 @@ fn macs(graph: &Graph, id: NodeId, inputs: &[Option<Arc<Tensor>>]) -> u64 {
     })
 }
 
-/// Whether a node gives other results each time: a Dropout that trains.
+/// Whether a node makes random numbers: a Dropout that trains, and those made for it. Their numbers are the same in each
+/// run here, but a file that holds them would have no random numbers anywhere.
 fn is_random(node: &Node) -> bool {
-    node.op == Op::Dropout && node.input(2).is_some()
+    let source = matches!(
+        node.op,
+        Op::Bernoulli
+            | Op::Multinomial
+            | Op::RandomNormal
+            | Op::RandomNormalLike
+            | Op::RandomUniform
+            | Op::RandomUniformLike
+    );
+    source || node.op == Op::Dropout && node.input(2).is_some()
 }
 
 /// Bytes that the outputs will have, as far as can be told before running; `None` if it cannot be told for an operator

@@ -8,6 +8,7 @@ mod control;
 pub mod coverage;
 mod defaults;
 pub mod error;
+mod expand;
 mod float;
 pub mod fold;
 mod fuse;
@@ -22,7 +23,7 @@ pub mod session;
 pub mod steps;
 mod symbols;
 
-pub use compile::{Mode, compile, compile_observed};
+pub use compile::{Mode, compile, compile_observed, survey};
 pub use coverage::{Coverage, Reason, Status};
 pub use error::{Error, Result};
 pub use fold::fold_constants;

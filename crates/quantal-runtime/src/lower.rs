@@ -68,7 +68,7 @@ pub(crate) fn integer(l: &mut Lowering<'_>, id: NodeId) -> Result<Lowered> {
         Op::Softmax => softmax::lower(l, id),
         Op::PRelu => prelu::lower(l, id),
         Op::MatMulInteger => dynamic::lower(l, id),
-        Op::LayerNormalization | Op::RmsNormalization => norm::lower(l, id),
+        Op::LayerNormalization | Op::RmsNormalization | Op::SimplifiedLayerNormalization => norm::lower(l, id),
         Op::Clip if codes::is_of_codes(l, id) => codes::clip(l, id),
         op => match op.quant_class() {
             QuantClass::Table => table::lower(l, id),

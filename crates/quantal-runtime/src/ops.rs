@@ -20,6 +20,7 @@ pub mod matmul;
 pub mod norm;
 pub mod pool;
 pub mod quant;
+pub mod random;
 pub mod recurrent;
 pub mod resize;
 pub mod softmax;
@@ -97,6 +98,13 @@ macro_rules! kernels {
                 match node.op {
                     $($(Op::$op)|* => $module::$variant::prepare(node, opset).map(Self::$variant),)*
                     Op::If | Op::Loop => Err(OpError::Unsupported(format!("{} here", node.op_name()))),
+                    // These are written out as standard operators before anything runs; one that is left has no such form.
+                    Op::BiasGelu | Op::DynamicQuantizeLstm | Op::DynamicQuantizeMatMul | Op::EmbedLayerNormalization
+                    | Op::FusedConv | Op::FusedGemm | Op::FusedMatMul | Op::MatMulIntegerToFloat | Op::MatMulNBits
+                    | Op::MsAttention | Op::MultiHeadAttention | Op::QAttention | Op::SkipLayerNormalization
+                    | Op::SkipSimplifiedLayerNormalization => {
+                        Err(OpError::Unsupported(format!("{} in this form", node.op_name())))
+                    }
                     Op::Opaque => Err(OpError::Unsupported(format!("operator {}", node.op_name()))),
                 }
             }
@@ -112,14 +120,15 @@ macro_rules! kernels {
 kernels! {
     Unary = elementwise { Abs | Ceil | Clip | Cos | Elu | Erf | Exp | Floor | Gelu | HardSigmoid | HardSwish | IsInf | IsNaN
         | LeakyRelu | Log | Mish | Neg | Not | Reciprocal | Relu | Round | Sigmoid | Sign | Sin | Softplus | Sqrt | Swish
-        | Tanh | MsGelu };
+        | Tanh | MsGelu | FastGelu | QuickGelu };
     Broadcast = elementwise { Add | And | Div | Equal | Greater | GreaterOrEqual | Less | LessOrEqual | Max | Mean | Min
         | Mod | Mul | Or | PRelu | Pow | Sub | Sum | Where | Xor };
     CastTo = cast { Cast | CastLike };
     Reshaping = shape { Identity | Reshape | Flatten | Squeeze | Unsqueeze | Dropout };
     Generator = shape { Constant | ConstantOfShape | EyeLike | Range | Shape | Size };
     Movement = layout { Concat | DepthToSpace | Expand | Pad | Slice | SpaceToDepth | Split | Tile | Transpose | Trilu };
-    Selection = gather { Gather | GatherElements | GatherND | NonZero | OneHot | ScatterElements | ScatterND };
+    Selection = gather { Gather | GatherElements | GatherND | NonZero | OneHot | ScatterElements | ScatterND
+        | GatherBlockQuantized };
     Reduction = reduce { ReduceL1 | ReduceL2 | ReduceLogSum | ReduceLogSumExp | ReduceMax | ReduceMean | ReduceMin
         | ReduceProd | ReduceSum | ReduceSumSquare };
     Ordering = reduce { ArgMax | ArgMin | CumSum | TopK };
@@ -127,9 +136,10 @@ kernels! {
     Product = matmul { Einsum | Gemm | MatMul | MatMulInteger | QLinearMatMul | QGemm };
     Pooling = pool { AveragePool | GlobalAveragePool | GlobalMaxPool | MaxPool };
     Normalization = norm { BatchNormalization | GroupNormalization | InstanceNormalization | LayerNormalization | Lrn
-        | RmsNormalization };
+        | RmsNormalization | SimplifiedLayerNormalization };
     Soft = softmax { LogSoftmax | Softmax };
-    Attending = attention { Attention | RotaryEmbedding };
+    Attending = attention { Attention | RotaryEmbedding | MsRotaryEmbedding | GroupQueryAttention };
+    Random = random { Bernoulli | Multinomial | RandomNormal | RandomNormalLike | RandomUniform | RandomUniformLike };
     Recurrent = recurrent { Gru | Lstm };
     Resampling = resize { GridSample | Resize | RoiAlign | Upsample };
     Detection = detect { NonMaxSuppression };

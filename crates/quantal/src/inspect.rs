@@ -1,7 +1,11 @@
 //! `quantal inspect`: what is in a model.
 
+use crate::engine::Engine;
+use crate::error::Error;
 use crate::model::Model;
-use quantal_ir::{Dim, Op, ValueId, cost, qdq};
+use quantal_ir::contrib::{self, Purpose};
+use quantal_ir::{Dim, Graph, NodeId, Op, ValueId, cost, qdq};
+use quantal_runtime::Coverage;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -75,6 +79,35 @@ pub struct QuantizedValue {
     pub constant: bool,
 }
 
+/// What each node of the model becomes when it is compiled; one that cannot run is
+/// [`Status::Refused`](quantal_runtime::Status::Refused) with the reason.
+///
+/// # Errors
+/// If subgraphs are nested too deep, or memory runs out.
+pub fn survey(model: &Model, engine: Engine) -> Result<Coverage, Error> {
+    Ok(quantal_runtime::survey(&model.graph, engine.isa)?)
+}
+
+/// Multiply-accumulates of each node; those of a fused operator are its parts'. `None` where a shape is not known.
+fn macs_of_nodes(graph: &Graph) -> BTreeMap<NodeId, Option<u64>> {
+    let plain = |g: &Graph| g.nodes().map(|(id, _)| (id, cost::macs(g, id))).collect();
+    if !contrib::has_any(graph, Purpose::Running) {
+        return plain(graph);
+    }
+    let mut parts = graph.clone();
+    let Ok(expanded) = contrib::expand(&mut parts, Purpose::Running) else { return plain(graph) };
+    let mut macs: BTreeMap<NodeId, Option<u64>> = BTreeMap::new();
+    for (id, _) in parts.nodes() {
+        let source = expanded.sources.get(&id).copied().unwrap_or(id);
+        let sum = macs.entry(source).or_insert(Some(0));
+        *sum = sum.zip(cost::macs(&parts, id)).map(|(a, b)| a.saturating_add(b));
+    }
+    for id in expanded.refused.keys() {
+        macs.insert(*id, None);
+    }
+    macs
+}
+
 /// Reads what is in a model.
 pub fn inspect(model: &Model) -> Inspection {
     let g = &model.graph;
@@ -88,8 +121,9 @@ pub fn inspect(model: &Model) -> Inspection {
     };
     let mut operators: BTreeMap<String, (usize, u64)> = BTreeMap::new();
     let mut macs = Some(0_u64);
+    let each = macs_of_nodes(g);
     for (id, node) in g.nodes() {
-        let m = cost::macs(g, id);
+        let m = each.get(&id).copied().flatten();
         let entry = operators.entry(node.op_name()).or_default();
         entry.0 += 1;
         entry.1 = entry.1.saturating_add(m.unwrap_or(0));

@@ -45,7 +45,7 @@ pub use engine::Engine;
 pub use error::Error;
 pub use eval::{Evaluation, check_labelled, evaluate};
 pub use explain::{Explanation, ExplanationRow, explain};
-pub use inspect::{Inspection, OpRow, QuantizedValue, ValueRow, inspect};
+pub use inspect::{Inspection, OpRow, QuantizedValue, ValueRow, inspect, survey};
 pub use judge::Outcome;
 pub use model::{Model, save_npz, save_text};
 pub use quantal_data as data;

@@ -3,6 +3,7 @@
 use crate::engine::Engine;
 use crate::error::Error;
 use quantal_data::Dataset;
+use quantal_ir::contrib::{self, Purpose};
 use quantal_ir::passes::Change;
 use quantal_ir::qdq::{self, Clamp, Extracted};
 use quantal_ir::{Graph, ValueId, passes};
@@ -17,6 +18,8 @@ pub(crate) fn canonical(graph: &Graph, data: &Dataset, engine: Engine) -> Result
     let mut graph = graph.clone();
     let mut changes = passes::widen_half(&mut graph)?;
     let mut note = |pass, nodes: Vec<String>| changes.extend(nodes.into_iter().map(|node| Change { pass, node }));
+    let expanded = contrib::expand(&mut graph, Purpose::Quantizing).map_err(passes::PassError::from)?;
+    note("expand_contrib", expanded.names);
     note("expand_qoperators", qdq::expand_qoperators(&mut graph)?);
     // Quantized constants may be clipped or moved before they are dequantized.
     note("fold_constants", quantal_runtime::fold_constants(&mut graph, engine.isa)?);

@@ -60,6 +60,7 @@ pub(super) fn inspection(i: &Inspection, coverage: Option<&Coverage>) -> String 
     if let Some(c) = coverage {
         let float = i.quantized.is_empty() && c.count(|s| matches!(s, Status::Integer { .. })) == 0;
         t += &if float { float_coverage(c) } else { coverage_table(c) };
+        t += &refused(c);
     }
     t
 }
@@ -86,6 +87,16 @@ fn float_coverage(c: &Coverage) -> String {
     t + "nothing in this model is quantized (--json lists each node)\n"
 }
 
+/// The operators that cannot run, with all their nodes; nothing if there are none.
+fn refused(c: &Coverage) -> String {
+    let mut names: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (row, _) in c.refused() {
+        names.entry(&row.op).or_default().push(row.name.escape_debug().to_string());
+    }
+    let each: Vec<String> = names.iter().map(|(op, names)| format!("{op} ({})", names.join(", "))).collect();
+    if each.is_empty() { String::new() } else { format!("this model cannot run here, for {}\n", each.join(", ")) }
+}
+
 fn status(c: &Coverage, s: &Status) -> (&'static str, String) {
     match s {
         Status::Integer { kernel } => ("integer", (*kernel).to_owned()),
@@ -93,6 +104,7 @@ fn status(c: &Coverage, s: &Status) -> (&'static str, String) {
         Status::Folded => ("folded", "computed once, while compiling".to_owned()),
         Status::Moves => ("moves", "no arithmetic on data".to_owned()),
         Status::Float { reason } => ("float", reason.to_string()),
+        Status::Refused { why } => ("refused", why.clone()),
     }
 }
 

@@ -32,6 +32,24 @@ fn matmul_shape(x: &[Dim], y: &[Dim]) -> Result<Vec<Dim>, InferError> {
     Ok(out)
 }
 
+/// `FusedMatMul`: a product of operands that are transposed first.
+pub(super) fn fused_matmul(cx: &Context<'_>) -> Result<Fact, InferError> {
+    let side = |i: usize, last: &str, batch: &str| -> Result<Option<Vec<Dim>>, InferError> {
+        let Some(mut dims) = cx.shape_vec(i) else { return Ok(None) };
+        let rank = dims.len();
+        if cx.attrs().flag(batch, false)? && rank > 2 {
+            dims[..rank - 1].rotate_left(1);
+        }
+        if cx.attrs().flag(last, false)? && rank > 1 {
+            dims.swap(rank - 2, rank - 1);
+        }
+        Ok(Some(dims))
+    };
+    let (a, b) = (side(0, "transA", "transBatchA")?, side(1, "transB", "transBatchB")?);
+    let (Some(a), Some(b)) = (a, b) else { return Ok(Fact::new(cx.dtype(0), None)) };
+    Ok(Fact::new(cx.dtype(0), Some(matmul_shape(&a, &b)?)))
+}
+
 /// Gemm of inputs 0, `b` and `c`; `[M, N]`.
 pub(super) fn gemm(cx: &Context<'_>, b: usize, c: usize, dtype: Option<DType>) -> Result<Fact, InferError> {
     let attrs = GemmAttrs::of(cx.attrs())?;

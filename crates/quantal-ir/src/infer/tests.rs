@@ -445,7 +445,7 @@ fn branches_and_loops_keep_what_is_certain() {
 
 #[test]
 fn every_operator_takes_unknown_inputs() {
-    let required = "kernel_shape=[1] axis=0 num_groups=1 blocksize=1 size=1 to=1 equation='i' q_num_heads=1 \
+    let required = "shape=[1] num_heads=1 hidden_size=1 K=1 N=1 kernel_shape=[1] axis=0 num_groups=1 blocksize=1 size=1 to=1 equation='i' q_num_heads=1 \
                     kv_num_heads=1 axes=[0]";
     for &op in Op::ALL {
         let (least, _, outputs) = op.arity();

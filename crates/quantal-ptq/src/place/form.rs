@@ -36,7 +36,7 @@ pub(super) enum Kind {
 
 /// Whether an operator normalizes rows.
 pub(crate) fn is_norm(op: Op) -> bool {
-    matches!(op, Op::LayerNormalization | Op::RmsNormalization)
+    matches!(op, Op::LayerNormalization | Op::RmsNormalization | Op::SimplifiedLayerNormalization)
 }
 
 /// Why a node has no integer form.

@@ -90,6 +90,7 @@ fn function_of(l: &mut Lowering<'_>, node: &Node) -> Result<Option<Function>> {
             _ => return Ok(None),
         },
         Op::MsGelu => Unary::Gelu,
+        Op::FastGelu if node.input(1).is_none() => Unary::GeluTanh,
         Op::HardSigmoid => Unary::HardSigmoid {
             alpha: float("alpha", 0.2).map_err(|e| l.error(e.into()))?,
             beta: float("beta", 0.5).map_err(|e| l.error(e.into()))?,

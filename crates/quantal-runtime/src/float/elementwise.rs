@@ -34,6 +34,8 @@ fn operands(op: Op) -> Option<usize> {
         | Op::Log
         | Op::Mish
         | Op::MsGelu
+        | Op::FastGelu
+        | Op::QuickGelu
         | Op::Neg
         | Op::Not
         | Op::Reciprocal

@@ -9,11 +9,12 @@ use crate::steps::norm::Rows;
 use quantal_ir::op::quant::normalize_axis;
 use quantal_ir::{NodeId, Op, ValueId};
 
-/// Lowers Softmax, LogSoftmax, LayerNormalization and RMSNormalization of float32.
+/// Lowers Softmax, LogSoftmax and the normalizations of rows of float32.
 pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId, reason: &Reason) -> Result<bool> {
     let node = l.graph.node(id);
     let (Some(x), Some(y)) = (node.input(0), node.output(0)) else { return Ok(false) };
-    if !matches!(node.op, Op::Softmax | Op::LogSoftmax | Op::LayerNormalization | Op::RmsNormalization) {
+    let rms = matches!(node.op, Op::RmsNormalization | Op::SimplifiedLayerNormalization);
+    if !rms && !matches!(node.op, Op::Softmax | Op::LogSoftmax | Op::LayerNormalization) {
         return Ok(false);
     }
     let Some(rank) = l.rank(x).filter(|&r| r > 0 && l.is_f32(x)) else { return Ok(false) };
@@ -34,7 +35,6 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId, reason: &Reason) -> Result
             return Ok(false);
         }
         let epsilon = node.attrs.float_or("epsilon", 1e-5).map_err(|e| l.error(e.into()))?;
-        let rms = node.op == Op::RmsNormalization;
         (Rows::Norm { axes: rank - axis, scale, bias, epsilon, rms }, Layout::Standard)
     };
     let input = l.slot(x, layout)?;

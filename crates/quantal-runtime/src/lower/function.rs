@@ -43,6 +43,11 @@ pub(super) fn of_node(l: &mut Lowering<'_>, node: &Node) -> Rule<Function> {
             let tanh = attr(l, node.attrs.str_or("approximate", "none"))? == "tanh";
             if tanh { Box::new(gelu_tanh) } else { Box::new(gelu) }
         }
+        Op::FastGelu if node.input(1).is_none() => Box::new(gelu_tanh),
+        Op::QuickGelu => {
+            let alpha = f64::from(attr(l, float("alpha", 1.702))?);
+            Box::new(move |x| x * sigmoid(alpha * x))
+        }
         Op::Sigmoid => Box::new(sigmoid),
         Op::Tanh => Box::new(libm::tanh),
         Op::Softplus => Box::new(softplus),

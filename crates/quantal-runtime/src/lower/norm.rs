@@ -39,7 +39,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
         return Err(Reason::Attribute("its scale or bias does not fit the codes".into()).into());
     }
     let epsilon = attr(l, node.attrs.float_or("epsilon", 1e-5))?;
-    let rms = node.op == Op::RmsNormalization;
+    let rms = matches!(node.op, Op::RmsNormalization | Op::SimplifiedLayerNormalization);
     let from = l.slot(x.value, Layout::Standard)?;
     let to = target.define(l, Layout::Standard, Some(rank));
     let step = QNorm { x: x.codes, y: target.codes, factor, addend, epsilon, rms };

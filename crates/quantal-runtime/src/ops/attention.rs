@@ -1,10 +1,12 @@
 //! Attention and RotaryEmbedding (versions 23 to 25). Computed in f32 whatever float type comes in.
 
+mod group_query;
 mod rotary;
 
 use super::number::{self, Number};
 use super::walk::{broadcast_strides, gather};
 use super::{Context, Inputs, OpError, optional, required};
+use group_query::GroupQuery;
 use quantal_ir::{Node, Op};
 use quantal_kernels::float;
 use quantal_tensor::{DType, Tensor};
@@ -16,6 +18,7 @@ use rotary::Rotary;
 pub enum Attending {
     Attention(Attention),
     Rotary(Rotary),
+    GroupQuery(GroupQuery),
 }
 
 /// Which matrix the fourth output of Attention shows.
@@ -43,8 +46,10 @@ pub struct Attention {
 impl Attending {
     /// Reads the attributes.
     pub fn prepare(node: &Node, _opset: i64) -> Result<Self, OpError> {
-        if node.op == Op::RotaryEmbedding {
-            return Ok(Self::Rotary(Rotary::of(&node.attrs)?));
+        match node.op {
+            Op::RotaryEmbedding | Op::MsRotaryEmbedding => return Ok(Self::Rotary(Rotary::of(node)?)),
+            Op::GroupQueryAttention => return Ok(Self::GroupQuery(GroupQuery::of(node)?)),
+            _ => {}
         }
         let attrs = &node.attrs;
         let heads = |name: &str| -> Result<Option<usize>, OpError> {
@@ -81,6 +86,7 @@ impl Attending {
         match self {
             Self::Attention(a) => a.run(inputs, context),
             Self::Rotary(r) => Ok(vec![r.run(inputs)?]),
+            Self::GroupQuery(g) => g.run(inputs, context),
         }
     }
 }
@@ -123,6 +129,41 @@ fn extended(what: &str, past: Option<&Tensor>, now: Tensor) -> Result<Tensor, Op
     for (i, y) in out.as_mut_slice::<f32>()?.chunks_exact_mut((total * d).max(1)).enumerate() {
         y[..s0 * d].copy_from_slice(&past[i * s0 * d..][..s0 * d]);
         y[s0 * d..].copy_from_slice(&now[i * s1 * d..][..s1 * d]);
+    }
+    Ok(out)
+}
+
+/// The first `before[b]` entries of the past of each batch entry `b`, and `now` behind them: at least `total` entries, and
+/// as many as the past has, which may be a buffer that is longer than what it holds. The rest is 0.
+fn extended_range(
+    what: &str,
+    past: Option<&Tensor>,
+    now: &Tensor,
+    total: usize,
+    before: &[usize],
+) -> Result<Tensor, OpError> {
+    let [b, h, n, d] = four(now)?;
+    let held = match past {
+        Some(past) if past.rank() == 4 && past.shape()[..2] == [b, h] && past.shape()[3] == d => past.shape()[2],
+        Some(past) => {
+            return Err(OpError::invalid(format!("{what} of shape {:?} does not fit {:?}", past.shape(), now.shape())));
+        }
+        None => 0,
+    };
+    let length = held.max(total);
+    if before.iter().any(|&p| p > held || p + n > length) {
+        return Err(OpError::invalid(format!("{what} holds {held} entries, fewer than are said to be there")));
+    }
+    let mut out = Tensor::zeros(DType::F32, &[b, h, length, d])?;
+    let past = past.map(|t| number::floats(Op::GroupQueryAttention, t)).transpose()?;
+    let now = now.as_slice::<f32>();
+    for (i, y) in out.as_mut_slice::<f32>()?.chunks_exact_mut((length * d).max(1)).enumerate() {
+        if let Some(past) = &past {
+            let kept = before[i / h] * d;
+            y[..kept].copy_from_slice(&past[i * held * d..][..kept]);
+        }
+        let first = before[i / h] * d;
+        y[first..first + n * d].copy_from_slice(&now[i * n * d..][..n * d]);
     }
     Ok(out)
 }

@@ -1,6 +1,7 @@
 //! Operators that read or write the places that an index tensor names. An index out of range is an error, never
 //! clamped.
 
+mod blocks;
 mod indexed;
 mod nd;
 mod scattered;
@@ -22,6 +23,7 @@ enum Kind {
     Gather { axis: i64 },
     GatherElements { axis: i64 },
     GatherNd { batch_dims: i64 },
+    Blocks(blocks::Blocks),
     NonZero,
     OneHot { axis: i64 },
     ScatterElements { axis: i64, combine: Combine },
@@ -49,6 +51,7 @@ impl Selection {
             Op::Gather => Kind::Gather { axis: attrs.int_or("axis", 0)? },
             Op::GatherElements => Kind::GatherElements { axis: attrs.int_or("axis", 0)? },
             Op::GatherND => Kind::GatherNd { batch_dims: attrs.int_or("batch_dims", 0)? },
+            Op::GatherBlockQuantized => Kind::Blocks(blocks::Blocks::of(attrs)?),
             Op::NonZero => Kind::NonZero,
             Op::OneHot => Kind::OneHot { axis: attrs.int_or("axis", -1)? },
             Op::ScatterElements => Kind::ScatterElements { axis: attrs.int_or("axis", 0)?, combine: combine()? },
@@ -61,6 +64,7 @@ impl Selection {
     pub fn run(&self, inputs: &Inputs<'_>, _context: &Context<'_>) -> Result<Vec<Tensor>, OpError> {
         let x = required(inputs, 0)?;
         let out = match self.0 {
+            Kind::Blocks(ref b) => b.gather(inputs)?,
             Kind::Gather { axis } => indexed::gather(x, required(inputs, 1)?, axis)?,
             Kind::GatherElements { axis } => indexed::gather_elements(x, required(inputs, 1)?, axis)?,
             Kind::GatherNd { batch_dims } => nd::gather_nd(x, required(inputs, 1)?, batch_dims)?,

@@ -17,7 +17,7 @@ pub enum Normalization {
     Instance { epsilon: f32 },
     Group { epsilon: f32, groups: usize },
     Layer { epsilon: f32, axis: i64, statistics: bool },
-    Rms { epsilon: f32, axis: i64 },
+    Rms { epsilon: f32, axis: i64, inverse: bool },
     Lrn { alpha: f32, beta: f32, bias: f32, size: usize },
 }
 
@@ -40,7 +40,11 @@ impl Normalization {
             }
             Op::InstanceNormalization => Self::Instance { epsilon },
             Op::GroupNormalization => Self::Group { epsilon, groups: positive("num_groups")? },
-            Op::RmsNormalization => Self::Rms { epsilon, axis: attrs.int_or("axis", -1)? },
+            Op::RmsNormalization | Op::SimplifiedLayerNormalization => Self::Rms {
+                epsilon,
+                axis: attrs.int_or("axis", -1)?,
+                inverse: node.op == Op::SimplifiedLayerNormalization && node.output(1).is_some(),
+            },
             Op::Lrn => Self::Lrn {
                 alpha: attrs.float_or("alpha", 1e-4)?,
                 beta: attrs.float_or("beta", 0.75)?,
@@ -104,18 +108,28 @@ impl Normalization {
                     more = vec![Tensor::zeros(DType::F32, &shape)?, Tensor::zeros(DType::F32, &shape)?];
                 }
             }
-            Self::Rms { epsilon, axis } => {
+            Self::Rms { epsilon, axis, inverse } => {
                 let axis = normalize_axis(axis, x.rank())?;
                 let run = count(&x.shape()[axis..])?;
-                if let Some(y) = by_rows(inputs, run, (epsilon, true), context)? {
+                if !inverse && let Some(y) = by_rows(inputs, run, (epsilon, true), context)? {
                     return Ok(vec![y]);
                 }
+                let mut factors = Vec::new();
                 for row in y.as_mut_slice::<f32>()?.chunks_exact_mut(run.max(1)) {
                     let squares: f64 = row.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
                     let factor = 1.0 / (squares / run as f64 + f64::from(epsilon)).sqrt();
                     for v in row.iter_mut() {
                         *v *= factor as f32;
                     }
+                    if inverse {
+                        factors.push(factor as f32);
+                    }
+                }
+                if inverse {
+                    let size = |(i, &d): (usize, &usize)| if i < axis { d } else { 1 };
+                    let shape: Vec<usize> = x.shape().iter().enumerate().map(size).collect();
+                    factors.resize(count(&shape)?, 0.0);
+                    more = vec![Tensor::from_slice(&shape, &factors)?];
                 }
                 self.scaled(&mut y, inputs)?;
             }

@@ -142,7 +142,10 @@ fn rows(program: &Program, runs: &[Vec<StepTime>], peaks: &mut Peaks<'_>) -> Vec
         let peak = s.work.unit.and_then(|unit| peaks.of(unit));
         let float = match program.coverage.row(s.node).map(|row| &row.status) {
             Some(Status::Float { reason }) => Some(reason.to_string()),
-            Some(Status::Integer { .. } | Status::Fused { .. } | Status::Folded | Status::Moves) | None => None,
+            Some(
+                Status::Integer { .. } | Status::Fused { .. } | Status::Folded | Status::Moves | Status::Refused { .. },
+            )
+            | None => None,
         };
         StepRow {
             node: s.name.to_string(),

@@ -75,6 +75,11 @@ impl Unary {
                 }
             },
             Op::MsGelu => Smooth::Gelu,
+            Op::FastGelu if node.input(1).is_some() => {
+                return Err(OpError::Unsupported("FastGelu with a bias".to_owned()));
+            }
+            Op::FastGelu => Smooth::GeluTanh,
+            Op::QuickGelu => Smooth::Swish { alpha: attrs.float_or("alpha", 1.702)? },
             Op::HardSigmoid => {
                 Smooth::HardSigmoid { alpha: attrs.float_or("alpha", 0.2)?, beta: attrs.float_or("beta", 0.5)? }
             }
@@ -167,6 +172,9 @@ impl Unary {
             float::unary(context.isa, kernel, x.as_slice(), out.as_mut_slice()?, context.threads);
             return Ok(out);
         }
+        if let (Function::Smooth(Smooth::Swish { alpha }), DType::F32) = (&self.function, x.dtype()) {
+            return swish(*alpha, x, context);
+        }
         match (&self.function, x.dtype()) {
             (Function::Smooth(f), DType::F32) => smooth::<f32>(*f, x),
             (Function::Smooth(f), DType::F64) => smooth::<f64>(*f, x),
@@ -191,6 +199,15 @@ impl Unary {
             (_, d) => Err(OpError::dtype(self.op, d)),
         }
     }
+}
+
+/// `x · sigmoid(alpha · x)` by the vector kernel of the sigmoid.
+fn swish(alpha: f32, x: &Tensor, context: &Context<'_>) -> Result<Tensor, OpError> {
+    let scaled = map(x, DType::F32, |v: f32| alpha * v)?;
+    let mut out = Tensor::zeros(DType::F32, x.shape())?;
+    float::unary(context.isa, float::Unary::Sigmoid, scaled.as_slice(), out.as_mut_slice()?, context.threads);
+    out.as_mut_slice::<f32>()?.iter_mut().zip(x.as_slice::<f32>()).for_each(|(y, &v)| *y *= v);
+    Ok(out)
 }
 
 fn is_signed(dtype: DType) -> bool {
