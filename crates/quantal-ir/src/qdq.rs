@@ -16,7 +16,6 @@ use crate::op::weighted::Weighted;
 use crate::quant_plan::{Encoding, QuantPlan};
 use quantal_onnx::quote;
 use quantal_tensor::{DType, Granularity, QParams, Scheme, Storage, Tensor, TensorError, arith};
-use std::sync::Arc;
 
 pub use extract::{Clamp, Extracted, extract_qdq, loosen};
 pub use lift::quantized_clip;

@@ -14,7 +14,6 @@ pub(crate) use budget::Loops;
 use quantal_ir::{Dim, NodeId, Op};
 use quantal_tensor::bytes::Claim;
 use quantal_tensor::{Bytes, DType, OutOfMemory, Tensor, TensorError};
-use std::sync::Arc;
 
 /// Subgraphs within subgraphs: each level takes some of the stack.
 const MAX_DEPTH: usize = 32;

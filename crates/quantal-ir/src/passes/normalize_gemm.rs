@@ -79,7 +79,7 @@ pub(super) fn rewrite(graph: &mut Graph, id: NodeId) -> Result<bool, PassError> 
         product
     };
 
-    let node = graph.node_mut(id);
+    let mut node = graph.node_mut(id);
     node.inputs = vec![Some(data), Some(weight)];
     node.inputs.extend(bias.map(Some));
     node.outputs = vec![Some(product)];
@@ -88,6 +88,7 @@ pub(super) fn rewrite(graph: &mut Graph, id: NodeId) -> Result<bool, PassError> 
         node.attrs.set("transB", Attr::Int(1));
     }
     node.origin = None;
+    drop(node);
     graph.sort()?;
     Ok(true)
 }

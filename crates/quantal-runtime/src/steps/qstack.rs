@@ -8,6 +8,7 @@ use quantal_kernels::gemm::{Epilogue, GemmCall, gemm};
 use quantal_kernels::pack::PackedB;
 use quantal_tensor::{DType, Tensor};
 use std::fmt;
+use std::sync::Arc;
 
 /// `x · B` for constant codes B `[…, k, n]`, with the leading dimensions broadcast; x is `[…, m, k]`.
 pub struct QStack {
@@ -16,7 +17,7 @@ pub struct QStack {
     /// The leading dimensions of the weights.
     pub lead: Vec<usize>,
     /// The matrices, the last of the leading dimensions fastest.
-    pub matrices: Vec<PackedB>,
+    pub matrices: Vec<Arc<PackedB>>,
     /// Zero points of the weights: none if all are 0, one, or one for each column.
     pub b_zero_points: Vec<i32>,
     /// In units of the accumulator.

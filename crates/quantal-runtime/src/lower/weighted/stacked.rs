@@ -43,8 +43,9 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId, node: &Node, x: Operand, w
         added = Some(add);
     }
     let mut matrices = Vec::new();
-    for bytes in w.tensor.bytes().chunks_exact(k * n) {
-        matrices.push(kernel(l, PackedB::pack(l.isa, &BView::new(bytes, w.signed, k, n)))?);
+    for (i, bytes) in w.tensor.bytes().chunks_exact(k * n).enumerate() {
+        let pack = || PackedB::pack(l.isa, &BView::new(bytes, w.signed, k, n));
+        matrices.push(kernel(l, l.packings.get(&w.tensor, &("stack", i, w.signed), pack))?);
     }
     let goal = goal(l, out)?;
     let name = matrices.first().map_or("", |b| b.kernel().name);
