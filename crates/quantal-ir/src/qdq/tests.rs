@@ -2,6 +2,8 @@ use super::*;
 use crate::Dim;
 use crate::quant_plan::Params;
 
+mod interface;
+
 /// x → Conv(w, b) → Relu → y, with 2 channels.
 fn conv_relu() -> (Graph, [ValueId; 4]) {
     let mut g = Graph::default();
