@@ -129,7 +129,7 @@ fn fnv(bytes: &[u8]) -> u64 {
 /// Runs inputs until enough are done. The report, or what went wrong with the input in `current`.
 fn work(args: &Args, folder: &Path, current: &Path, begun: &AtomicU64) -> Result<String, String> {
     let start = Instant::now();
-    let mut run = |bytes: &[u8]| {
+    let run = |bytes: &[u8]| {
         begun.fetch_add(1, Ordering::Relaxed);
         std::fs::write(current, bytes).map_err(|e| format!("cannot write {}: {e}", current.display()))?;
         let ended = catch_unwind(AssertUnwindSafe(|| (args.target.run)(bytes)));

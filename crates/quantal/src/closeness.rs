@@ -41,18 +41,9 @@ impl Closeness {
 /// Adds each float output of one sample.
 pub(crate) fn add_outputs(sums: &mut SqnrSums, reference: &[(String, Tensor)], other: &[(String, Tensor)]) {
     for ((_, a), (_, b)) in reference.iter().zip(other) {
-        if let (Some(a), Some(b)) = (floats(a), floats(b)) {
+        if let (Some(a), Some(b)) = (a.floats(), b.floats()) {
             sums.add(&a, &b);
         }
-    }
-}
-
-/// The elements of a tensor of any float type.
-pub(crate) fn floats(tensor: &Tensor) -> Option<Cow<'_, [f32]>> {
-    match tensor.get::<f32>() {
-        Some(values) => Some(Cow::Borrowed(values)),
-        None if tensor.dtype().is_float() => tensor.to_f32_vec().map(Cow::Owned),
-        None => None,
     }
 }
 

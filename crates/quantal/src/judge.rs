@@ -75,7 +75,7 @@ impl<'a> Judge<'a> {
             let scores = scores(&outputs)?;
             let hit = rank(&scores, &sample)? == Some(0);
             let outputs: Vec<Vec<f32>> =
-                outputs.iter().filter_map(|(_, t)| floats(t).map(std::borrow::Cow::into_owned)).collect();
+                outputs.iter().filter_map(|(_, t)| t.floats().map(std::borrow::Cow::into_owned)).collect();
             bytes += outputs.iter().map(|o| 4 * o.len()).sum::<usize>();
             answers.push(Answer { outputs, highest: highest(&scores), labelled: sample.label.is_some(), hit });
             progress.step();
@@ -110,7 +110,7 @@ impl<'a> Judge<'a> {
         for (sample, answer) in self.data.stream(&self.members).zip(&self.answers) {
             let sample = sample?;
             let outputs = session.run(&sample.feeds)?;
-            for (a, b) in answer.outputs.iter().zip(outputs.iter().filter_map(|(_, t)| floats(t))) {
+            for (a, b) in answer.outputs.iter().zip(outputs.iter().filter_map(|(_, t)| t.floats())) {
                 sums.add(a, &b);
             }
             let scores = scores(&outputs)?;

@@ -156,7 +156,7 @@ impl GroupQuery {
             let mut scores = Tensor::zeros(DType::F32, &[rows, seen])?;
             let scores = scores.as_mut_slice::<f32>()?;
             let queries = &q.as_slice::<f32>()[i * rows * size..][..rows * size];
-            f32::product(scores, queries, keys.as_slice(), [rows, size, seen], context);
+            f32::product(scores, queries, keys.as_slice(), [rows, size, seen], context)?;
             for (r, row) in scores.chunks_exact_mut(seen.max(1)).enumerate() {
                 let (h, s) = (i % self.kv_heads * group + r / n, r % n);
                 let end = (before[b] + s + 1).min(seen);
@@ -192,7 +192,7 @@ impl GroupQuery {
                 drain(weights, scores, sink);
             }
             let values = &value.as_slice::<f32>()[i * length * size..][..seen * size];
-            f32::product(out, weights, values, [rows, seen, size], context);
+            f32::product(out, weights, values, [rows, seen, size], context)?;
         }
         let inner = n * size;
         let y = gather::<f32>(y.as_slice(), &[batch, n, heads, size], &[heads * inner, size, inner, 1])?;
