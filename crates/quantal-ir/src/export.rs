@@ -55,14 +55,14 @@ struct Writer<'a> {
 enum Written<'a> {
     /// The message that it was read from still says what it is.
     AsRead(&'a Arc<NodeProto>),
-    Anew(NodeProto),
+    Anew(Box<NodeProto>),
 }
 
 impl Written<'_> {
     fn into_proto(self) -> NodeProto {
         match self {
             Self::AsRead(p) => (**p).clone(),
-            Self::Anew(p) => p,
+            Self::Anew(p) => *p,
         }
     }
 }
@@ -159,7 +159,7 @@ impl<'a> Writer<'a> {
         let (input, output) = (self.names(&node.inputs), self.names(&node.outputs));
         let mut bodies = self.bodies(node)?;
         let Some(p) = &node.origin else {
-            return Ok(Written::Anew(NodeProto {
+            return Ok(Written::Anew(Box::new(NodeProto {
                 input,
                 output,
                 name: node.name.to_string(),
@@ -167,7 +167,7 @@ impl<'a> Writer<'a> {
                 domain: node.op.domain().to_owned(),
                 attribute: attribute_protos(&node.attrs, &mut bodies)?,
                 ..NodeProto::default()
-            }));
+            })));
         };
         // A node without a name in the file has one here, for messages.
         let name = if p.name.is_empty() { String::new() } else { node.name.to_string() };
@@ -180,7 +180,7 @@ impl<'a> Writer<'a> {
                 (a.g, a.origin) = (Some(Box::new(body)), None);
             }
         }
-        Ok(Written::Anew(written))
+        Ok(Written::Anew(Box::new(written)))
     }
 
     /// The subgraphs of a node that cannot leave as they came, by the names of their attributes.

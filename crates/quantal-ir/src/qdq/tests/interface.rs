@@ -3,12 +3,12 @@
 use super::*;
 use std::collections::BTreeSet;
 
-fn dims(d: &[usize]) -> Option<Vec<Dim>> {
-    Some(d.iter().map(|&n| Dim::Known(n)).collect())
+fn square_shape() -> Vec<Dim> {
+    vec![Dim::Known(2), Dim::Known(2)]
 }
 
 fn add(g: &mut Graph, op: Op, name: &str, inputs: &[ValueId]) -> ValueId {
-    let y = g.add_value(&format!("{name}_out"), Some(DType::F32), dims(&[2, 2]));
+    let y = g.add_value(&format!("{name}_out"), Some(DType::F32), Some(square_shape()));
     g.add_node(Node::new(op, name, inputs.iter().copied().map(Some).collect(), vec![y], Attrs::new()));
     y
 }
@@ -20,7 +20,7 @@ fn square(g: &mut Graph, name: &str) -> ValueId {
 fn begin() -> (Graph, ValueId) {
     let mut g = Graph::default();
     g.opsets.insert(String::new(), 17);
-    let x = g.add_value("x", Some(DType::F32), dims(&[2, 2]));
+    let x = g.add_value("x", Some(DType::F32), Some(square_shape()));
     g.inputs = vec![x];
     (g, x)
 }
