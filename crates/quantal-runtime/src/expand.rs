@@ -35,8 +35,7 @@ impl<'g> Expansion<'g> {
 
         let mut expanded = Expanded::default();
         if contrib::has_any(&lowered, Purpose::Running) {
-            expanded =
-                contrib::expand(lowered.to_mut(), Purpose::Running).map_err(|e| refused(e.to_string()))?;
+            expanded = contrib::expand(lowered.to_mut(), Purpose::Running).map_err(|e| refused(e.to_string()))?;
         }
         Ok(Self { graph: lowered, expanded })
     }

@@ -1,7 +1,7 @@
 //! Rewrites of values that a subgraph reads from around it. Each is run as it was, rewritten, and rewritten, written and
 //! read again; expected values are by hand.
 
-use quantal_ir::qdq::{expand_qoperators, extract_qdq, insert_qdq};
+use quantal_ir::qdq::{Extracted, expand_qoperators, extract_qdq, insert_qdq};
 use quantal_ir::{Attr, Attrs, Dim, Encoding, Graph, Node, Op, Params, QuantPlan, ValueId, passes};
 use quantal_kernels::Isa;
 use quantal_onnx::Model;
@@ -260,10 +260,10 @@ fn a_subgraph_reads_what_the_graph_around_it_has_in_codes() {
         let row = program.coverage.rows.iter().find(|r| r.node == product).unwrap();
         assert!(matches!(row.status, quantal_runtime::Status::Integer { .. }), "{:?}", row.status);
 
-        // Back to floats: both read the dequantized weight, and x as it is fed.
-        let (float, read) = extract_qdq(&reopened(&q)).unwrap();
+        // Back to floats: both read the dequantized weight, and x as it is fed within the range of its codes.
+        let Extracted { graph: float, plan: read, .. } = extract_qdq(&reopened(&q)).unwrap();
         assert_eq!(read.encodings.len(), 2);
-        assert!(names(&float).iter().all(|op| matches!(op, Op::MatMul | Op::If)));
+        assert!(names(&float).iter().all(|op| matches!(op, Op::Clip | Op::MatMul | Op::If)));
         let fed = f32s(&[1, 2], &[1.0, 2.0]);
         let expected = [vec![vec![1.25, 0.5], vec![-1.25, -0.5]], vec![vec![1.25, 0.5], vec![1.25, 0.5]]];
         assert_eq!(both(&float, &fed), expected);

@@ -207,6 +207,13 @@ impl Extraction {
             return Ok(());
         }
         // The name under which a value leaves the graph stays.
+        if let Some(tensor) = self.graph.constant(Some(float)).map(|t| (**t).clone()) {
+            self.graph.set_constant(y, tensor);
+            if let Some(encoding) = self.plan.encodings.get(&float).cloned() {
+                self.plan.encodings.insert(y, encoding);
+            }
+            return Ok(());
+        }
         let identity = Node::new(Op::Identity, &node.name, vec![Some(float)], vec![y], Attrs::new());
         let identity = self.graph.add_node(identity);
         self.handed_out.push(identity);

@@ -321,7 +321,7 @@ fn what_the_model_quantizes_itself_is_not_quantized_once_more() {
     let x = b.input("x", &[1, 2, 4, 4]);
     let (s, z) = (b.scalar(0.5), b.graph.add_constant("z", Tensor::scalar(0_u8).unwrap()));
     let w = b.constant("w", &[2, 2, 1, 1]);
-    let mut pair = |b: &mut Build, v| {
+    let pair = |b: &mut Build, v| {
         let q = b.node(Op::QuantizeLinear, &[v, s, z], Attrs::new());
         b.node(Op::DequantizeLinear, &[q, s, z], Attrs::new())
     };
