@@ -17,7 +17,7 @@ const USAGE: &str = "usage: quantal-fuzz TARGET [--seconds N | --count N] [--see
        with files: runs the target on them instead of on mutants";
 
 /// An input that takes longer than this hangs: budgets are meant for 10 s of an optimized build on a machine of its own.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 /// Memory that tensors may take, and that the process may.
 const TENSOR_BYTES: usize = 256 << 20;
 const PROCESS_KIB: u64 = 1 << 20;

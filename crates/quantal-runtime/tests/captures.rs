@@ -245,7 +245,9 @@ fn a_subgraph_reads_what_the_graph_around_it_has_in_codes() {
             });
         }
         made.sort_by_key(|v| g.graph.producer(*v).is_some_and(|n| g.graph.node(n).op == Op::If));
-        made.iter().for_each(|v| g.output(*v));
+        for v in &made {
+            g.output(*v);
+        }
 
         let mut plan = QuantPlan::default();
         plan.encodings.insert(x, encoding(Scheme::activation(), 0.5, 128));

@@ -173,7 +173,7 @@ pub fn quantize_within(
     let mut climb = Climb { float: &float, data, picked: &picked, engine, judge: &judge, ladder };
     let found = climb.recipes(start, calibration, progress)?;
     let (recipe, prepared) = match found {
-        Climbed::There(recipe, made) => return climb.arrive(made, &recipe, progress),
+        Climbed::There(recipe, made) => return climb.arrive(*made, &recipe, progress),
         Climbed::Best(recipe, prepared) => (recipe, prepared),
     };
     if let Some((recipe, made)) = climb.nodes(&recipe, &prepared, progress)? {
@@ -211,7 +211,7 @@ fn share(rung: &Rung) -> f64 {
 }
 
 enum Climbed {
-    There(Recipe, Quantized),
+    There(Recipe, Box<Quantized>),
     Best(Recipe, Prepared),
 }
 
@@ -259,7 +259,7 @@ impl Climb<'_, '_> {
                     Ok((prepared, made, met))
                 });
                 match tried {
-                    Ok((_, made, true)) => return Ok(Climbed::There(recipe, made)),
+                    Ok((_, made, true)) => return Ok(Climbed::There(recipe, Box::new(made))),
                     Ok((prepared, _, false)) => {
                         let outcome = &self.ladder.rungs.last().expect("a rung was just added").outcome;
                         let excess = self.ladder.budget.excess(outcome);

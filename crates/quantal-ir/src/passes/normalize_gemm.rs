@@ -106,8 +106,7 @@ fn bias_vector(graph: &Graph, c: ValueId, columns: usize, swapped: bool, beta: f
     let values = tensor.as_slice::<f32>();
     let fits = match *tensor.shape() {
         _ if values.len() == 1 => true,
-        [n] => !swapped && n == columns,
-        [1, n] => !swapped && n == columns,
+        [n] | [1, n] => !swapped && n == columns,
         [n, 1] => swapped && n == columns,
         _ => false,
     };

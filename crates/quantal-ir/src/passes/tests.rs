@@ -190,7 +190,8 @@ fn large_constants_that_were_halves_are_halves_in_the_file() {
     let mut made = ["picked", "a", "b", "y"].map(|n| g.add_value(n, Some(DType::F32), None)).into_iter();
     let mut node = |g: &mut Graph, op, inputs: [ValueId; 2]| {
         let y = made.next().unwrap();
-        g.add_node(Node::new(op, &g.value(y).name.to_string(), inputs.map(Some).to_vec(), vec![y], Attrs::new()));
+        let name = std::sync::Arc::clone(&g.value(y).name);
+        g.add_node(Node::new(op, &name, inputs.map(Some).to_vec(), vec![y], Attrs::new()));
         y
     };
     let picked = node(&mut g, Op::Gather, [table, ids]);

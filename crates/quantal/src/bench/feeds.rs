@@ -353,7 +353,7 @@ mod tests {
             let found = shapes(&decoder, &[("past_sequence_length", 9)]);
             assert_eq!(found[..3], [vec![1, 1], vec![1, 10], vec![1, 4, 9, 16]], "{mask}");
             let fed = synthetic_feeds(&decoder, &Sizes::default(), SIZES).unwrap();
-            assert_eq!(&fed.feeds[4].1.bytes()[..], [1]);
+            assert_eq!(fed.feeds[4].1.bytes(), [1]);
         }
     }
 

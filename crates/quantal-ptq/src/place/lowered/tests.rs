@@ -45,7 +45,7 @@ fn runs_in_integers(name: &str, mut graph: Graph) -> bool {
         let float = matches!(row.status, Status::Float { .. });
         match d.verdict {
             Verdict::Integer | Verdict::Fused(_) => {
-                assert!(!float, "{name}: {} runs in float: {:?}", d.name, row.status)
+                assert!(!float, "{name}: {} runs in float: {:?}", d.name, row.status);
             }
             Verdict::Float => assert!(
                 !matches!(row.status, Status::Integer { .. }),

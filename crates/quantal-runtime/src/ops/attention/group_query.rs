@@ -238,7 +238,9 @@ fn drain(weights: &mut [f32], scores: &[f32], sink: f32) {
     let of = |score: f32| libm::exp(f64::from(score - most));
     let sum: f64 = scores.iter().map(|&s| of(s)).sum();
     let left = (sum / (sum + of(sink))) as f32;
-    weights.iter_mut().for_each(|w| *w *= left);
+    for w in weights {
+        *w *= left;
+    }
 }
 
 /// Turns `t`, `[batch, heads, length, size]`, by the angles of its positions.
