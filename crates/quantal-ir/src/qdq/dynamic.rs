@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! s = Max(Div(ReduceMax(Abs(x), −1), 127), 2⁻¹²⁶)      q = QuantizeLinear(Div(x, s), 1, 128)
-//! y = Mul(Mul(Cast(MatMulInteger(q, w, 128)), s_w), s)
+//! y = Mul(Mul(Cast(MatMulInteger(q, w, 128, 128)), s_w), s)
 //! ```
+//!
+//! The weights are stored as u8 with zero point 128, the same numbers as s8 with 0: the product of u8 by s8 that other
+//! runtimes use saturates on CPUs with AVX2 alone (`vpmaddubsw` adds two products in 16 bits), that of u8 by u8 is exact.
 //!
 //! DynamicQuantizeLinear takes one range for the whole tensor, in which a token with outliers costs all others their
 //! codes; QuantizeLinear with a scale for each row needs two dimensions. Products of the same data share `s` and `q`.
@@ -48,7 +51,7 @@ fn product(
     }
     let codes = quantize_tensor(&tensor, &scheme, &params)?;
     let transposed = node.op == Op::Gemm && node.attrs.flag("transB", false)?;
-    let codes = if transposed { transpose(&codes)? } else { codes };
+    let codes = unsigned(&if transposed { transpose(&codes)? } else { codes })?;
     let (q, s) = match shared.get(&w.data) {
         Some(rows) => *rows,
         None => rows(graph, w.data)?,
@@ -72,7 +75,7 @@ fn product(
         let inputs = inputs.into_iter().map(Some).collect();
         graph.add_node(Node::new(op, &format!("{name}_{suffix}"), inputs, vec![out], attrs));
     };
-    add(Op::MatMulInteger, "MatMulInteger", vec![q, weight, middle], sum, Attrs::new());
+    add(Op::MatMulInteger, "MatMulInteger", vec![q, weight, middle, middle], sum, Attrs::new());
     add(Op::Cast, "Cast", vec![sum], real, Attrs::new().with("to", Attr::Int(i64::from(DType::F32.to_onnx()))));
     add(Op::Mul, "MulColumns", vec![real, scale], by_column, Attrs::new());
     add(Op::Mul, "MulRows", vec![by_column, s], by_row, Attrs::new());
@@ -121,6 +124,12 @@ fn rows(graph: &mut Graph, x: ValueId) -> Result<Rows, QdqError> {
     add(Op::Div, "Scaled", vec![x, scale], scaled, Attrs::new());
     add(Op::QuantizeLinear, "QuantizeRows", vec![scaled, one, middle], codes, Attrs::new());
     Ok((codes, scale))
+}
+
+/// Codes of s8 with zero point 0 as u8 with zero point 128.
+fn unsigned(codes: &Tensor) -> Result<Tensor, QdqError> {
+    let moved: Vec<u8> = codes.bytes().iter().map(|code| code ^ 0x80).collect();
+    Ok(Tensor::from_slice(codes.shape(), &moved)?)
 }
 
 /// The transpose of a matrix of 8-bit codes.

@@ -4,7 +4,7 @@
 //! The operators before a MatMulInteger were lowered one by one when they were met; once a product reads what they began
 //! with, nobody reads them, and their steps fall away.
 
-use super::{Rule, Stop, codes};
+use super::{Rule, codes};
 use crate::compile::Lowering;
 use crate::coverage::Status;
 use crate::layout::Layout;
@@ -26,20 +26,32 @@ struct Rows {
 /// Lowers a MatMulInteger of rows by constant codes.
 pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Rule<()> {
     let node = l.graph.node(id).clone();
-    let refused = || Stop::from(codes::refusal(l, id));
-    let (Some(q), Some(w), Some(sum), None) = (node.input(0), node.input(1), node.output(0), node.input(3)) else {
-        return Err(refused());
-    };
-    let Some(weights) = l.constant(w)?.filter(|t| t.rank() == 2 && t.dtype() == DType::I8) else {
+    let (Some(q), Some(w), Some(sum)) = (node.input(0), node.input(1), node.output(0)) else {
         return Err(codes::refusal(l, id).into());
     };
+    let Some(weights) = l.constant(w)?.filter(|t| t.rank() == 2) else { return Err(codes::refusal(l, id).into()) };
+    let symmetric = match weights.dtype() {
+        DType::I8 => node.input(3).is_none(),
+        DType::U8 => is_middle(l, node.input(3))?,
+        _ => false,
+    };
     let Some(rows) = rows(l, q)?.filter(|r| l.is_f32(r.x)) else { return Err(codes::refusal(l, id).into()) };
-    if !is_middle(l, node.input(2))? {
+    if !symmetric || !is_middle(l, node.input(2))? {
         return Err(codes::refusal(l, id).into());
     }
     let [k, n] = [weights.shape()[0], weights.shape()[1]];
     let Some(end) = end(l, sum, rows.scale, n)? else { return Err(codes::refusal(l, id).into()) };
-    let b = l.packings.get(&weights, &"rows", || PackedB::pack(l.isa, &BView::new(weights.bytes(), true, k, n)));
+    let b = l.packings.get(&weights, &"rows", || {
+        // u8 with zero point 128 is s8 with 0.
+        let moved: Vec<u8>;
+        let bytes = if weights.dtype() == DType::U8 {
+            moved = weights.bytes().iter().map(|code| code ^ 0x80).collect();
+            &moved
+        } else {
+            weights.bytes()
+        };
+        PackedB::pack(l.isa, &BView::new(bytes, true, k, n))
+    });
     let b = super::prepared(l, b.map_err(crate::steps::codes::refused))?;
 
     let (codes_slot, scales_slot) = if let Some(&slots) = l.rows.get(&q) {

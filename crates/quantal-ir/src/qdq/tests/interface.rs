@@ -54,6 +54,10 @@ fn products_that_feed_each_other_are_quantized_by_rows() {
     let q = insert_qdq(&g, &plan).unwrap();
     let count = |op| q.nodes().filter(|(_, n)| n.op == op).count();
     assert_eq!([Op::MatMul, Op::MatMulInteger, Op::Add].map(count), [1, 3, 1]);
+    // The weights are u8 around 128: what other runtimes add up exactly on every CPU.
+    let node = q.nodes().find(|(_, n)| n.op == Op::MatMulInteger).unwrap().1;
+    let [codes, zero] = [1, 3].map(|i| q.constant(node.input(i)).unwrap().get::<u8>().unwrap().to_vec());
+    assert!(codes.iter().any(|&c| c > 128) && zero == [128], "{codes:?} around {zero:?}");
     assert_eq!(output_names(&q), output_names(&g));
 }
 
