@@ -162,6 +162,11 @@ enum Storage {
     Large(Piece),
     /// A file. Pages that nobody has read take no memory: who reads a window claims it, see [`Bytes::claimed`].
     Mapped(memmap2::Mmap),
+    /// A file of which a window is read, and the claim to that window.
+    Window {
+        map: Arc<Storage>,
+        _claim: Claim,
+    },
 }
 
 impl Storage {
@@ -186,6 +191,15 @@ impl Storage {
             Self::Small(blocks) => bytemuck::cast_slice(&blocks[..]),
             Self::Large(piece) => piece,
             Self::Mapped(map) => map,
+            Self::Window { map, .. } => map.as_slice(),
+        }
+    }
+
+    fn map(&self) -> Option<&memmap2::Mmap> {
+        match self {
+            Self::Mapped(map) => Some(map),
+            Self::Window { map, .. } => map.map(),
+            _ => None,
         }
     }
 
@@ -194,7 +208,7 @@ impl Storage {
         match self {
             Self::Small(blocks) => Some(bytemuck::cast_slice_mut(&mut blocks[..])),
             Self::Large(piece) => Some(piece),
-            Self::Mapped(_) => None,
+            Self::Mapped(_) | Self::Window { .. } => None,
         }
     }
 }
@@ -204,8 +218,6 @@ impl Storage {
 pub struct Bytes {
     storage: Arc<Storage>,
     range: Range<usize>,
-    /// For a window of a map that is read as a tensor.
-    claim: Option<Arc<Claim>>,
 }
 
 impl Bytes {
@@ -214,7 +226,7 @@ impl Bytes {
         let needed = len.div_ceil(BLOCK).saturating_mul(BLOCK);
         let storage = Storage::zeroed(needed)?;
         storage.fence(len);
-        Ok(Self { storage: Arc::new(storage), range: 0..len, claim: None })
+        Ok(Self { storage: Arc::new(storage), range: 0..len })
     }
 
     /// A copy of `bytes`, aligned to 64.
@@ -230,7 +242,7 @@ impl Bytes {
         // as stable as the file, and all readers treat them as untrusted bytes.
         let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(file)? };
         let range = 0..map.len();
-        Ok(Self { storage: Arc::new(Storage::Mapped(map)), range, claim: None })
+        Ok(Self { storage: Arc::new(Storage::Mapped(map)), range })
     }
 
     /// The same bytes; if they are a window of a map, they count against the memory limit from here on, as a copy would:
@@ -239,8 +251,9 @@ impl Bytes {
     /// # Errors
     /// If they would exceed the limit.
     pub(crate) fn claimed(mut self) -> Result<Self, OutOfMemory> {
-        if self.claim.is_none() && matches!(*self.storage, Storage::Mapped(_)) {
-            self.claim = Some(Arc::new(Claim::new(self.range.len())?));
+        if matches!(*self.storage, Storage::Mapped(_)) {
+            let claim = Claim::new(self.range.len())?;
+            self.storage = Arc::new(Storage::Window { map: self.storage, _claim: claim });
         }
         Ok(self)
     }
@@ -249,7 +262,7 @@ impl Bytes {
     /// asks for them. Nothing for owned bytes.
     pub(crate) fn let_go(&self) {
         #[cfg(all(unix, not(miri)))]
-        if let Storage::Mapped(map) = &*self.storage {
+        if let Some(map) = self.storage.map() {
             // SAFETY: the map is read-only and nothing was written to it, so its pages come back from the file with what
             // they held; neighbours on the first and the last page lose nothing either. A system that refuses keeps them.
             let _ = unsafe {
@@ -264,8 +277,7 @@ impl Bytes {
             return None;
         }
         let start = self.range.start + range.start;
-        let claim = self.claim.clone();
-        Some(Self { storage: Arc::clone(&self.storage), range: start..start + range.len(), claim })
+        Some(Self { storage: Arc::clone(&self.storage), range: start..start + range.len() })
     }
 
     /// The bytes, writable: in place if owned and not shared, else in a fresh copy.
@@ -342,10 +354,15 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut file, &[7; 5000]).unwrap();
         let window = Bytes::map(&file).unwrap().slice(1000..3000).unwrap();
-        assert!(window.claim.is_none());
+        let claimed = |window: &Bytes| match &*window.storage {
+            Storage::Window { _claim: claim, .. } => claim.bytes,
+            _ => 0,
+        };
+        assert_eq!(claimed(&window), 0);
         let window = window.claimed().unwrap();
         let part = window.slice(0..10).unwrap().claimed().unwrap();
-        assert_eq!(window.claim.as_ref().map(|c| c.bytes), Some(2000));
-        assert_eq!(part.claim.as_ref().map(|c| c.bytes), Some(2000));
+        assert_eq!((claimed(&window), claimed(&part)), (2000, 2000));
+        assert!(Arc::ptr_eq(&window.storage, &part.storage));
+        assert_eq!(part[..], [7; 10]);
     }
 }

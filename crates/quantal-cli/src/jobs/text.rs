@@ -314,6 +314,9 @@ fn cost(r: &Report) -> String {
         return format!("cost: none, outputs are those of float (on {compared} samples)\n");
     }
     let (db, agreeing) = (r.output_sqnr_db, r.agreeing);
+    if r.warnings.iter().any(|w| w.kind == "nothing_quantized") {
+        return format!("cost: none but the rounding of floats, {db:.1} dB SQNR (on {compared} samples)\n");
+    }
     format!(
         "cost: on {compared} of the calibration samples, outputs within {db:.1} dB SQNR of float, same highest score on {agreeing}\n"
     )
