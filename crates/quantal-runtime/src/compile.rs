@@ -40,6 +40,7 @@ pub fn compile(graph: &Graph, mode: Mode, isa: Isa) -> Result<Program> {
 
 /// The same; the values in `taps` are kept apart from fusion, so that [`crate::Session::run_taps`] can show them.
 pub fn compile_observed(graph: &Graph, mode: Mode, isa: Isa, taps: &[ValueId]) -> Result<Program> {
+    control::check_depth(graph)?;
     let expansion = Expansion::of(graph)?;
     let lowering = Lowering::new(&expansion, mode, isa, taps, 0);
     let wanted = |node: &Node| node.outputs.iter().flatten().any(|v| lowering.wanted[v.0 as usize]);
@@ -63,6 +64,7 @@ pub fn compile_observed(graph: &Graph, mode: Mode, isa: Isa, taps: &[ValueId]) -
 /// # Errors
 /// If subgraphs are nested too deep, or memory runs out.
 pub fn survey(graph: &Graph, isa: Isa) -> Result<Coverage> {
+    control::check_depth(graph)?;
     let expansion = Expansion::of(graph)?;
     let mut lowering = Lowering::new(&expansion, Mode::Integer, isa, &[], 0);
     lowering.surveying = true;

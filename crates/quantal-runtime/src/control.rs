@@ -11,7 +11,7 @@ use crate::program::{Output, Program, SlotId, StepRow};
 use crate::session::{Run, Watch};
 use crate::steps::Step;
 pub(crate) use budget::Loops;
-use quantal_ir::{Dim, NodeId, Op};
+use quantal_ir::{Dim, Graph, NodeId, Op};
 use quantal_tensor::bytes::Claim;
 use quantal_tensor::{Bytes, DType, OutOfMemory, Tensor, TensorError};
 
@@ -34,13 +34,30 @@ pub struct Turns {
     carried: usize,
 }
 
+/// Checks that subgraphs are not nested too deep, before anything else walks them.
+///
+/// # Errors
+/// Names the first node that lies too deep.
+pub(crate) fn check_depth(graph: &Graph) -> Result<()> {
+    check_below(graph, 0)
+}
+
+fn check_below(graph: &Graph, depth: usize) -> Result<()> {
+    for (_, node) in graph.nodes() {
+        for (_, inner) in node.attrs.graphs() {
+            if depth == MAX_DEPTH {
+                return Err(Error::TooDeep { node: node.name.escape_debug().to_string(), limit: MAX_DEPTH });
+            }
+            check_below(inner, depth + 1)?;
+        }
+    }
+    Ok(())
+}
+
 /// Lowers an If or a Loop.
 pub(crate) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Result<()> {
     let graph = l.graph;
     let node = graph.node(id);
-    if l.depth >= MAX_DEPTH {
-        return Err(Error::TooDeep { node: node.name.escape_debug().to_string(), limit: MAX_DEPTH });
-    }
     let mut inputs = Vec::new();
     for v in &node.inputs {
         inputs.push(v.map(|v| l.slot(v, Layout::Standard)).transpose()?);
