@@ -218,11 +218,17 @@ fn own_role(graph: &Graph, uses: &Uses, dims: &[Free], d: &Free, cached: bool) -
     if cached && is_cache(&d.name) && d.axis > 0 {
         return Role::Past;
     }
-    if cached && d.axis > 0 && d.name.to_lowercase().contains("mask") && !d.name.to_lowercase().contains("encoder") {
-        return Role::Total;
+    let encoder = d.name.to_lowercase().contains("encoder");
+    if cached && d.axis > 0 && is_mask(&d.name) && !encoder {
+        // Queries before keys.
+        let last = graph.value(d.input).shape.as_ref().is_none_or(|s| d.axis + 1 == s.len());
+        return if last { Role::Total } else { Role::Current };
     }
     let tokens = ["input_ids", "inputs_embeds", "position_ids", "token_type_ids"];
-    if cached && d.axis == 1 && tokens.iter().any(|t| d.name.to_lowercase().contains(t)) {
+    let is_tokens = |name: &str| tokens.iter().any(|t| name.to_lowercase().contains(t));
+    // Where no input is called so, those are tokens that are neither cache nor mask.
+    let unnamed = !dims.iter().any(|o| is_tokens(&o.name)) && !is_mask(&d.name) && !encoder;
+    if cached && d.axis == 1 && (is_tokens(&d.name) || unnamed) {
         return Role::Current;
     }
     // The first dimension is the batch, unless another of the same input says that it is.
@@ -230,6 +236,10 @@ fn own_role(graph: &Graph, uses: &Uses, dims: &[Free], d: &Free, cached: bool) -
         o.input == d.input && o.axis != d.axis && says_batch(&o.symbol.as_deref().unwrap_or_default().to_lowercase())
     });
     if d.axis == 0 && !other { Role::Batch } else { Role::Other }
+}
+
+fn is_mask(name: &str) -> bool {
+    name.to_lowercase().contains("mask")
 }
 
 fn is_cache(name: &str) -> bool {
@@ -355,6 +365,9 @@ mod tests {
             let fed = synthetic_feeds(&decoder, &Sizes::default(), SIZES).unwrap();
             assert_eq!(fed.feeds[4].1.bytes(), [1]);
         }
+        // Embedded tokens, and a mask of queries by keys.
+        let named = [("x", f, &["B", "S", "16"][..]), ("past", f, &["B", "P", "16"]), ("mask", f, &["B", "S", "T"])];
+        assert_eq!(shapes(&model(&named), &[]), [[1, 1, 16], [1, 128, 16], [1, 1, 129]]);
     }
 
     #[test]
