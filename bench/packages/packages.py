@@ -121,11 +121,14 @@ def models(work):
 
 
 def sqnr_db(reference, other):
-    """The energy of the outputs beside that of their differences, in decibels; all float outputs together."""
+    """The energy of the outputs beside that of their differences, in decibels; all outputs together. Not a number where
+    their shapes differ: a model may decide how long its output is."""
     signal = noise = 0.0
     for name, a in reference.items():
         a, b = np.asarray(a, np.float64), np.asarray(other[name], np.float64)
-        if a.shape != b.shape or not np.isfinite(b).all():
+        if a.shape != b.shape:
+            return float("nan")
+        if not np.isfinite(b).all():
             return float("-inf")
         signal += float((a**2).sum())
         noise += float(((a - b) ** 2).sum())
@@ -168,20 +171,29 @@ def measure(quantal, path, photos, work):
 
     reference = in_onnxruntime(path, feeds)
     here = in_quantal(quantal, path, compared, work)
-    row = {"model": path.stem, "float here": min(map(sqnr_db, reference, here))}
+    row = {"model": path.stem, "float here": least(map(sqnr_db, reference, here))}
 
     int8 = work / f"{path.stem}.int8.onnx"
     said = command(quantal, "quantize", path, "--data", data, "-o", int8)
     onnx.checker.check_model(str(int8), full_check=True)
     there = in_onnxruntime(int8, feeds)
     here = in_quantal(quantal, int8, compared, work)
-    integers = re.search(r"runs in integers: ([0-9.]+) %", said)
+    integers = re.search(r"runs in integers: ([0-9.]+ %|an unknown share)", said)
     return row | {
-        "integers %": float(integers[1]) if integers else 0.0,
-        "INT8 here": min(map(sqnr_db, reference, here)),
-        "INT8 in ORT": min(map(sqnr_db, reference, there)),
-        "here : ORT": min(map(sqnr_db, there, here)),
+        "in integers": integers[1],
+        "INT8 here": least(map(sqnr_db, reference, here)),
+        "INT8 in ORT": least(map(sqnr_db, reference, there)),
+        "here : ORT": least(map(sqnr_db, there, here)),
     }
+
+
+def least(decibels):
+    """The least, or not a number if one is none."""
+    return float(np.min(list(decibels)))
+
+
+def shown(decibels):
+    return "another length" if np.isnan(decibels) else f"{decibels:.1f} dB"
 
 
 def main():
@@ -205,8 +217,8 @@ def main():
             continue
         try:
             row = measure(options.quantal, path, photos, options.work)
-            figures = [f"{row['float here']:.1f} dB", f"{row['integers %']:.1f} %"]
-            figures += [f"{row[k]:.1f} dB" for k in ("INT8 here", "INT8 in ORT", "here : ORT")]
+            figures = [shown(row["float here"]), row["in integers"]]
+            figures += [shown(row[k]) for k in ("INT8 here", "INT8 in ORT", "here : ORT")]
             print(f"| {path.stem} | " + " | ".join(figures) + " |", flush=True)
         except Exception as error:  # A table with one row missing still says something of the others.
             row, failed = {"model": path.stem, "error": f"{type(error).__name__}: {error}"}, True

@@ -17,7 +17,7 @@ struct Block([u8; BLOCK]);
 
 /// Bytes held by owned buffers now, in the whole process, and the most that they may come to.
 static LIVE_BYTES: AtomicUsize = AtomicUsize::new(0);
-static LIMIT_BYTES: AtomicUsize = AtomicUsize::new(usize::MAX);
+static LIMIT_BYTES: AtomicUsize = AtomicUsize::new(isize::MAX as usize);
 
 /// Sets the most bytes that all tensors together may hold. Allocations beyond it fail with [`OutOfMemory`].
 pub fn set_memory_limit(bytes: usize) {

@@ -212,7 +212,7 @@ fn share(rung: &Rung) -> f64 {
 
 enum Climbed {
     There(Recipe, Box<Quantized>),
-    Best(Recipe, Prepared),
+    Best(Recipe, Box<Prepared>),
 }
 
 impl Climb<'_, '_> {
@@ -289,7 +289,7 @@ impl Climb<'_, '_> {
             }
         }
         let (_, recipe, prepared) = best.ok_or_else(|| Error::job("no recipe was tried", ""))?;
-        Ok(Climbed::Best(recipe, prepared))
+        Ok(Climbed::Best(recipe, Box::new(prepared)))
     }
 
     /// The best recipe with more and more nodes in float, and then with as few of them as still do.
