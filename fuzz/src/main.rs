@@ -68,6 +68,10 @@ fn main() -> ExitCode {
     };
     quantal_fuzz::targets::limit_memory(TENSOR_BYTES);
     std::panic::set_hook(Box::new(|info| {
+        // Caught where the library is called; one that is not ends the target all the same.
+        if info.location().is_some_and(|at| at.file().contains("/tokenizers-")) {
+            return;
+        }
         *PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some(info.to_string());
     }));
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -5,6 +5,7 @@ use crate::files;
 use crate::fit::InputSpec;
 use quantal_tensor::{DType, Tensor};
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use tokenizers::{PostProcessor, Tokenizer, TruncationParams};
 
@@ -59,8 +60,7 @@ impl Text {
     pub(crate) fn row(&self, path: &str, i: usize) -> Result<Vec<(String, Tensor)>, Error> {
         let (line, range) = &self.lines[i];
         let bad = |message: String| Error::Text { path: path.to_owned(), line: *line, message };
-        let encoding =
-            self.tokenizer.encode(&self.all[range.clone()], true).map_err(|e| bad(one_line(&e.to_string())))?;
+        let encoding = from_library(|| self.tokenizer.encode(&self.all[range.clone()], true)).map_err(bad)?;
         let mut ids = encoding.get_ids().to_vec();
         let mut mask = vec![1; ids.len()];
         let mut types = encoding.get_type_ids().to_vec();
@@ -186,7 +186,7 @@ fn load(
     if let Some(token) = undefined_token(&json["post_processor"]) {
         return Err(bad(format!("its template names the token `{}` and does not define it", one_line(token))));
     }
-    let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| bad(one_line(&e.to_string())))?;
+    let mut tokenizer = from_library(|| Tokenizer::from_bytes(bytes)).map_err(bad)?;
     let padding = tokenizer.get_padding().map_or(0, |p| p.pad_id);
     tokenizer.with_padding(None);
     let fixed = roles.first().and_then(|(_, input)| input.shape[1]);
@@ -204,8 +204,17 @@ fn load(
     if truncation.max_length <= added.saturating_add(truncation.stride) {
         return Err(bad(format!("sentences of {} tokens leave no room for words", truncation.max_length)));
     }
-    tokenizer.with_truncation(Some(truncation)).map_err(|e| bad(one_line(&e.to_string())))?;
+    from_library(|| tokenizer.with_truncation(Some(truncation)).map(drop)).map_err(bad)?;
     Ok((tokenizer, fixed.map(|len| (len, padding))))
+}
+
+/// What the library gives, or what is wrong. Some files it does not refuse but panics on, such as merges of a BPE model
+/// that are shorter than its prefix.
+fn from_library<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|e| one_line(&e.to_string())),
+        Err(_) => Err("the tokenizer library cannot work with it: it is damaged".to_owned()),
+    }
 }
 
 /// A special token that a template uses without defining it: the library would stop on it, not fail.
@@ -271,6 +280,20 @@ mod tests {
         assert_eq!(undefined_token(&template("[CLS]")), None);
         assert_eq!(undefined_token(&template("[SEP]")), Some("[CLS]"));
         assert_eq!(undefined_token(&serde_json::Value::Null), None);
+    }
+
+    #[test]
+    fn a_file_that_the_library_panics_on_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let [sentences, tokenizer] = ["t.txt", "tokenizer.json"].map(|name| folder.path().join(name));
+        std::fs::write(&sentences, "good").unwrap();
+        // The prefix is longer than what it is taken from.
+        let damaged = r#"{"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+            "post_processor": null, "decoder": null, "model": {"type": "BPE", "continuing_subword_prefix": "@@@@",
+            "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}}"#;
+        std::fs::write(&tokenizer, damaged).unwrap();
+        let error = Text::open(&sentences, Some(&tokenizer), &[input("input_ids", None)]).err();
+        assert!(matches!(error, Some(Error::Tokenizer { path: Some(_), .. })), "{error:?}");
     }
 
     #[test]
