@@ -27,7 +27,7 @@ pub fn macs(graph: &Graph, node: NodeId) -> Option<u64> {
         Op::Einsum => einsum(graph, node),
         Op::Attention => attention(graph, node),
         Op::Lstm | Op::Gru => recurrent(graph, node),
-        Op::If | Op::Loop | Op::Opaque => None,
+        Op::If | Op::Loop | Op::Scan | Op::Opaque => None,
         _ => Some(0),
     }
 }

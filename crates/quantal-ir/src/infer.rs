@@ -454,6 +454,7 @@ fn infer(cx: &Context<'_>) -> Result<Vec<Fact>, InferError> {
 
         Op::If => return control::branch(cx),
         Op::Loop => return control::repeat(cx),
+        Op::Scan => return control::scan(cx),
         Op::Opaque => return Ok(Vec::new()),
     };
     Ok(vec![fact])

@@ -179,6 +179,7 @@ ops! {
     RoiAlign "RoiAlign" ONNX (3, 3), 1, Float;
     RotaryEmbedding "RotaryEmbedding" ONNX (3, 4), 1, Float;
     Round "Round" ONNX (1, 1), 1, Table;
+    Scan "Scan" ONNX (1, MANY), MANY, Float;
     ScatterElements "ScatterElements" ONNX (3, 3), 1, Float;
     ScatterND "ScatterND" ONNX (3, 3), 1, Float;
     Shape "Shape" ONNX (1, 1), 1, Shape;

@@ -309,7 +309,7 @@ impl<'g> Lowering<'g> {
             return Err(self.error(OpError::Unsupported(why.clone())));
         }
         match node.op {
-            Op::If | Op::Loop => return control::lower(self, id),
+            Op::If | Op::Loop | Op::Scan => return control::lower(self, id),
             // Behind a DequantizeLinear lie codes: an integer rule takes them as they are, a float one has them turned
             // into floats where it reads them.
             Op::DequantizeLinear | Op::MsDequantizeLinear
@@ -596,7 +596,7 @@ fn with_frees(steps: Vec<Option<StepRow>>, slots: usize, handed_out: &[SlotId], 
     let mut kept = Vec::with_capacity(steps.len());
     for mut row in steps.into_iter().flatten().rev() {
         // What went whole into another step leaves one whose result nobody reads.
-        let control = matches!(row.step, Step::If(_) | Step::Loop(_));
+        let control = matches!(row.step, Step::If(_) | Step::Loop(_) | Step::Scan(_));
         let unread = |s: &SlotId| !read_later[s.0 as usize] && !observed[s.0 as usize];
         if !control && row.outputs.iter().flatten().all(unread) {
             continue;

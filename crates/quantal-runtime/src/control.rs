@@ -1,6 +1,7 @@
-//! If and Loop: subprograms with what they capture. What loops may spend stands in [`budget`].
+//! If, Loop and Scan: subprograms with what they capture. What loops may spend stands in [`budget`].
 
 mod budget;
+mod scan;
 
 use crate::compile::{Lowering, compile_inner};
 use crate::coverage::{Reason, Status};
@@ -14,6 +15,7 @@ pub(crate) use budget::Loops;
 use quantal_ir::{Dim, Graph, NodeId, Op};
 use quantal_tensor::bytes::Claim;
 use quantal_tensor::{Bytes, DType, OutOfMemory, Tensor, TensorError};
+pub(crate) use scan::{Scan, run_scan};
 
 /// Subgraphs within subgraphs: each level takes some of the stack.
 const MAX_DEPTH: usize = 32;
@@ -54,7 +56,7 @@ fn check_below(graph: &Graph, depth: usize) -> Result<()> {
     Ok(())
 }
 
-/// Lowers an If or a Loop.
+/// Lowers an If, a Loop or a Scan.
 pub(crate) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Result<()> {
     let graph = l.graph;
     let node = graph.node(id);
@@ -72,6 +74,8 @@ pub(crate) fn lower(l: &mut Lowering<'_>, id: NodeId) -> Result<()> {
             }
         }
         Step::If(Box::new(Branches { then, otherwise }))
+    } else if node.op == Op::Scan {
+        scan::lower(l, id, &mut inputs)?
     } else {
         let carried = inputs.len().saturating_sub(2);
         let body = part(l, id, "body", &mut inputs)?;
@@ -128,7 +132,7 @@ pub(crate) fn run_loop(t: &Turns, inputs: &Inputs<'_>, run: &mut Run<'_>, row: &
         carried.push(required(inputs, 2 + i).map_err(fail)?.clone());
     }
     let outside = captured(&t.body, &inputs[2 + t.carried..]);
-    let mut scans: Vec<Scan> = t.body.outputs[1 + t.carried..].iter().map(|_| Scan::default()).collect();
+    let mut scans: Vec<ScanOutput> = t.body.outputs[1 + t.carried..].iter().map(|_| ScanOutput::default()).collect();
     run.loops.enter(&row.name);
     let mut turn = 0_i64;
     while condition && turn < most {
@@ -178,16 +182,16 @@ fn truth(condition: &Tensor) -> std::result::Result<bool, OpError> {
     }
 }
 
-/// A scan output as it grows, turn by turn.
+/// An output of a Loop or a Scan that grows by one element each turn.
 #[derive(Default)]
-struct Scan {
+struct ScanOutput {
     dtype: Option<DType>,
     shape: Vec<usize>,
     bytes: Vec<u8>,
     claim: Claim,
 }
 
-impl Scan {
+impl ScanOutput {
     fn push(&mut self, tensor: &Tensor) -> std::result::Result<(), OpError> {
         match self.dtype {
             None => (self.dtype, self.shape) = (Some(tensor.dtype()), tensor.shape().to_vec()),

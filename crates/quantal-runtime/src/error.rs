@@ -33,7 +33,7 @@ pub enum Error {
         value: String,
     },
     /// A loop or a run went over its budget.
-    #[error("`{node}` (Loop): stopped after {done} {what}, the most that one run may take")]
+    #[error("`{node}`: stopped after {done} {what}, the most that one run may take")]
     Budget {
         /// The outermost loop that was running.
         node: String,

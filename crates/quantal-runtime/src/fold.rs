@@ -105,7 +105,7 @@ pub(crate) fn evaluate(
     spent: &mut Spent,
 ) -> Option<Vec<Tensor>> {
     let node = graph.node(id);
-    if !node.captures.is_empty() || matches!(node.op, Op::If | Op::Loop) || is_random(node) {
+    if !node.captures.is_empty() || matches!(node.op, Op::If | Op::Loop | Op::Scan) || is_random(node) {
         return None;
     }
     let given: usize = inputs.iter().flatten().map(|t| t.bytes().len()).sum();

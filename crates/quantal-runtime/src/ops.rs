@@ -97,7 +97,7 @@ macro_rules! kernels {
             pub fn prepare(node: &Node, opset: i64) -> Result<Self, OpError> {
                 match node.op {
                     $($(Op::$op)|* => $module::$variant::prepare(node, opset).map(Self::$variant),)*
-                    Op::If | Op::Loop => Err(OpError::Unsupported(format!("{} here", node.op_name()))),
+                    Op::If | Op::Loop | Op::Scan => Err(OpError::Unsupported(format!("{} here", node.op_name()))),
                     // These are written out as standard operators before anything runs; one that is left has no such form.
                     Op::BiasGelu | Op::DynamicQuantizeLstm | Op::DynamicQuantizeMatMul | Op::EmbedLayerNormalization
                     | Op::FusedConv | Op::FusedGemm | Op::FusedMatMul | Op::MatMulIntegerToFloat | Op::MatMulNBits

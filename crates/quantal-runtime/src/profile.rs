@@ -170,7 +170,8 @@ fn of_step(step: &Step, isa: Isa, x: &[usize], y: &[usize], plain: impl Fn() -> 
         | Step::QNorm(_)
         | Step::QuantizeRows
         | Step::If(_)
-        | Step::Loop(_) => Work { kernel, unit: None, shape: plain(), macs: 0, bytes: 0 },
+        | Step::Loop(_)
+        | Step::Scan(_) => Work { kernel, unit: None, shape: plain(), macs: 0, bytes: 0 },
     }
 }
 

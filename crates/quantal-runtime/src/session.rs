@@ -269,6 +269,7 @@ impl Run<'_> {
                     }
                     (Step::If(branches), None) => control::run_if(branches, &inputs, self, row)?,
                     (Step::Loop(turns), None) => control::run_loop(turns, &inputs, self, row)?,
+                    (Step::Scan(scan), None) => control::run_scan(scan, &inputs, self, row)?,
                     (step, None) => step.run(&inputs, &mut self.env).map_err(|cause| Error::in_step(row, cause))?,
                 }
             };

@@ -19,7 +19,7 @@ pub mod qstack;
 pub mod row_product;
 pub mod tail;
 
-use crate::control::{Branches, Turns};
+use crate::control::{Branches, Scan, Turns};
 use crate::layout::{Layout, moved};
 use crate::ops::{Context, Inputs, OpError, OpKernel, required};
 use crate::pool::Pool;
@@ -94,6 +94,8 @@ pub enum Step {
     If(Box<Branches>),
     /// Control flow: a subprogram, turn after turn.
     Loop(Box<Turns>),
+    /// Control flow: a subprogram for each element of some values.
+    Scan(Box<Scan>),
 }
 
 impl Step {
@@ -133,6 +135,7 @@ impl Step {
             Self::RowProduct(_) => "product_rows",
             Self::If(_) => "if",
             Self::Loop(_) => "loop",
+            Self::Scan(_) => "scan",
         }
     }
 
@@ -166,7 +169,8 @@ impl Step {
             | Self::Op(_)
             | Self::Move(_)
             | Self::If(_)
-            | Self::Loop(_) => false,
+            | Self::Loop(_)
+            | Self::Scan(_) => false,
         }
     }
 
@@ -197,7 +201,8 @@ impl Step {
             | Self::QuantizeRows
             | Self::RowProduct(_)
             | Self::If(_)
-            | Self::Loop(_) => None,
+            | Self::Loop(_)
+            | Self::Scan(_) => None,
         }
     }
 
@@ -230,7 +235,8 @@ impl Step {
             | Self::QuantizeRows
             | Self::RowProduct(_)
             | Self::If(_)
-            | Self::Loop(_) => None,
+            | Self::Loop(_)
+            | Self::Scan(_) => None,
         }
     }
 
@@ -274,7 +280,7 @@ impl Step {
             Self::QuantizeRows => row_product::quantize(inputs, env),
             Self::RowProduct(product) => Ok(vec![product.run(inputs, env)?]),
             Self::Join(_) => Err(OpError::invalid("the tensor to write into is read elsewhere")),
-            Self::If(_) | Self::Loop(_) => Err(OpError::invalid("control flow is run by the session")),
+            Self::If(_) | Self::Loop(_) | Self::Scan(_) => Err(OpError::invalid("control flow is run by the session")),
         }
     }
 }

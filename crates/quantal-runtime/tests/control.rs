@@ -1,4 +1,4 @@
-//! If and Loop: captures, carried values, scans, and loops that never end.
+//! If, Loop and Scan: captures, carried values, scans, and loops that never end.
 
 use quantal_ir::{Attr, Attrs, Op, ValueId};
 use quantal_kernels::Isa;
@@ -85,6 +85,65 @@ fn a_loop_carries_captures_and_scans() {
     // No turn at all: the carried value as it came, an empty scan.
     let out = run(&doubling(Some(0), below_20), &feeds).unwrap();
     assert_eq!((out[0].as_slice::<f32>(), out[1].len()), (&[3.0][..], 0));
+}
+
+/// A scan along the columns of a matrix, from the last to the first, with running sums of twice each column.
+fn sums(axes: Attrs) -> GraphBuilder {
+    let mut body = GraphBuilder::new(17);
+    let sum = body.input("sum", DType::F32, &[2]);
+    let column = body.input("column", DType::F32, &[2]);
+    let two = body.capture("two");
+    let doubled = body.node(Op::Mul, &[column, two], Attrs::new());
+    let sum = body.node(Op::Add, &[sum, doubled], Attrs::new());
+    for v in [sum, sum, column] {
+        body.output(v);
+    }
+    let mut g = GraphBuilder::new(17);
+    let zero = g.constant("zero", f32s(&[0.0, 0.0]));
+    let x = g.input("x", DType::F32, &[2, 3]);
+    g.input("two", DType::F32, &[1]);
+    let attrs = axes.with("num_scan_inputs", Attr::Int(1)).with("body", body.into_attr());
+    let (_, out) = g.nodes(Op::Scan, &[zero, x], 3, attrs);
+    for v in out {
+        g.output(v);
+    }
+    g
+}
+
+#[test]
+fn a_scan_takes_values_apart_along_axes_and_puts_them_together() {
+    let x = Tensor::from_slice(&[2, 3], &[1.0_f32, 2.0, 3.0, 10.0, 20.0, 30.0]).unwrap();
+    let feeds = [("x", x), ("two", f32s(&[2.0]))];
+    let ints = |list: &[i64]| Attr::Ints(list.to_vec());
+    let backwards = Attrs::new().with("scan_input_axes", ints(&[-1])).with("scan_input_directions", ints(&[1]));
+    let rows = run(&sums(backwards.clone()), &feeds).unwrap();
+    assert_eq!(rows[0].as_slice::<f32>(), [12.0, 120.0]);
+    assert_eq!(rows[1].shape(), [3, 2]);
+    assert_eq!(rows[1].as_slice::<f32>(), [6.0, 60.0, 10.0, 100.0, 12.0, 120.0]);
+    let there = backwards.with("scan_output_axes", ints(&[1, -1])).with("scan_output_directions", ints(&[1, 0]));
+    let columns = run(&sums(there), &feeds).unwrap();
+    assert_eq!(columns[1].shape(), [2, 3]);
+    assert_eq!(columns[1].as_slice::<f32>(), [12.0, 10.0, 6.0, 120.0, 100.0, 60.0]);
+    assert_eq!(columns[2].as_slice::<f32>(), [3.0, 2.0, 1.0, 30.0, 20.0, 10.0]);
+}
+
+#[test]
+fn a_scan_that_does_not_fit_is_an_error() {
+    let x = Tensor::from_slice(&[2, 3], &[0.0_f32; 6]).unwrap();
+    let feeds = [("x", x), ("two", f32s(&[2.0]))];
+    for (name, list) in [
+        ("scan_input_axes", vec![2]),
+        ("scan_input_axes", vec![i64::MIN]),
+        ("scan_output_axes", vec![1, 3]),
+        ("scan_output_axes", vec![1]),
+        ("scan_input_directions", vec![0, 0]),
+    ] {
+        let attrs = Attrs::new().with("scan_input_axes", Attr::Ints(vec![1])).with(name, Attr::Ints(list.clone()));
+        let error = run(&sums(attrs), &feeds).unwrap_err();
+        assert!(matches!(error, Error::Node { .. }), "{name} {list:?}: {error}");
+    }
+    // Rows have three elements, and the body's sums have two.
+    assert!(run(&sums(Attrs::new()), &feeds).is_err());
 }
 
 #[test]

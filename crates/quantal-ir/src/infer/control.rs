@@ -1,4 +1,4 @@
-//! If and Loop, by what their subgraphs hand out. Those are inferred already.
+//! If, Loop and Scan, by what their subgraphs hand out. Those are inferred already.
 
 use super::contents::Entry;
 use super::dims::either;
@@ -59,4 +59,44 @@ pub(super) fn repeat(cx: &Context<'_>) -> Result<Vec<Fact>, InferError> {
         }
     };
     Ok(outputs(body).skip(1).enumerate().map(fact).collect())
+}
+
+/// Scan: states carried from turn to turn, then the elements of each value scanned, along an axis.
+pub(super) fn scan(cx: &Context<'_>) -> Result<Vec<Fact>, InferError> {
+    let body = subgraph(cx, "body")?;
+    let scanned = cx.attrs().int("num_scan_inputs")?.ok_or(AttrError::Missing("num_scan_inputs"))?;
+    let inputs = cx.node.inputs.len();
+    let states = usize::try_from(scanned).ok().and_then(|n| inputs.checked_sub(n)).filter(|&states| states < inputs);
+    let states = states.ok_or_else(|| {
+        InferError::shape(format!("`num_scan_inputs` is {scanned}, and the node has {inputs} inputs"))
+    })?;
+    if (body.inputs.len(), body.outputs.len()) != (inputs, cx.node.outputs.len()) || body.outputs.len() < states {
+        let found = (body.inputs.len(), body.outputs.len());
+        let wanted = (inputs, cx.node.outputs.len());
+        return Err(InferError::shape(format!("`body` has {found:?} inputs and outputs, the node has {wanted:?}")));
+    }
+
+    let place = |axis: i64, rank: usize| {
+        let axis = if axis < 0 { axis.checked_add(rank as i64)? } else { axis };
+        usize::try_from(axis).ok().filter(|&a| a < rank)
+    };
+    let axes = |name: &'static str| Ok::<_, AttrError>(cx.attrs().ints(name)?.map(<[i64]>::to_vec).unwrap_or_default());
+    let (taken, made) = (axes("scan_input_axes")?, axes("scan_output_axes")?);
+    let first = cx.shape(states).and_then(|s| s.get(place(taken.first().copied().unwrap_or(0), s.len())?));
+    let turns = first.cloned().unwrap_or(Dim::Unknown);
+
+    let fact = |(i, value): (usize, &Value)| {
+        let Some(k) = i.checked_sub(states) else {
+            // Without a turn it is what came in.
+            return Fact::new(value.dtype.or(cx.dtype(i)), either(cx.shape(i), value.shape.as_deref()));
+        };
+        let axis = made.get(k).copied().unwrap_or(0);
+        let shape = value.shape.as_ref().and_then(|s| {
+            let mut shape = s.clone();
+            shape.insert(place(axis, s.len() + 1)?, turns.clone());
+            Some(shape)
+        });
+        Fact::new(value.dtype, shape)
+    };
+    Ok(outputs(body).enumerate().map(fact).collect())
 }
