@@ -64,3 +64,30 @@ mod tell {
     #[inline]
     pub(super) fn open(_: *const u8, _: usize) {}
 }
+
+#[cfg(all(test, quantal_asan))]
+#[allow(unsafe_code)]
+mod tests {
+    use crate::Bytes;
+
+    unsafe extern "C" {
+        fn __asan_address_is_poisoned(address: *const u8) -> i32;
+    }
+
+    fn is_closed(bytes: &Bytes, at: usize) -> bool {
+        // SAFETY: the runtime looks the address up in its own table.
+        unsafe { __asan_address_is_poisoned(bytes.as_ptr().wrapping_add(at)) != 0 }
+    }
+
+    #[test]
+    fn the_byte_after_a_buffer_is_closed_whatever_it_was_cut_from() {
+        for len in [1, 63, 100, 20_001, 3 << 20] {
+            let bytes = Bytes::zeroed(len).unwrap();
+            assert!(!is_closed(&bytes, 0) && !is_closed(&bytes, len - 1) && is_closed(&bytes, len), "{len}");
+            let less = bytes.resized(len / 2 + 1).unwrap();
+            assert!(!is_closed(&less, len / 2) && (len == 1 || is_closed(&less, len / 2 + 1)), "{len}");
+            let more = less.resized(len).unwrap();
+            assert!(!is_closed(&more, len - 1) && is_closed(&more, len), "{len}");
+        }
+    }
+}
