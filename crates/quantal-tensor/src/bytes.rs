@@ -195,6 +195,7 @@ impl Storage {
         }
     }
 
+    #[cfg(all(unix, not(miri)))]
     fn map(&self) -> Option<&memmap2::Mmap> {
         match self {
             Self::Mapped(map) => Some(map),
@@ -238,6 +239,12 @@ impl Bytes {
 
     /// The whole of an open file, mapped. The file must not be truncated while the map lives.
     pub fn map(file: &File) -> std::io::Result<Self> {
+        // Miri has no maps of files.
+        if cfg!(miri) {
+            let mut contents = Vec::new();
+            std::io::Read::read_to_end(&mut &*file, &mut contents)?;
+            return Self::copy_from(&contents).map_err(std::io::Error::other);
+        }
         // SAFETY: the map is read-only and private to this process; as for every user of a map, the contents are only
         // as stable as the file, and all readers treat them as untrusted bytes.
         let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(file)? };
@@ -343,6 +350,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "no maps of files")]
     fn a_claim_grows_once_and_a_window_of_a_file_is_claimed_once() {
         let mut claim = Claim::new(100).unwrap();
         claim.grow_to(60).unwrap();
