@@ -1,5 +1,5 @@
 //! Bytes behind a tensor: owned and aligned, or a window of a memory-mapped file. Outside the kernels, this file and
-//! [`crate::slab`] alone hold `unsafe`: what maps need.
+//! [`crate::slab`], for maps, and [`crate::fence`], for AddressSanitizer, alone hold `unsafe`.
 
 use crate::fence;
 use crate::slab::Piece;
