@@ -116,7 +116,7 @@ mod tests {
         }
         loops.enter(&"l".into());
         let error = loops.turn(0, SLOTS_PER_STEP * MAX_STEPS as usize).unwrap_err();
-        assert_eq!(error.to_string(), "`l` (Loop): stopped after 8000000 steps, the most that one run may take");
+        assert_eq!(error.to_string(), "`l`: stopped after 8000000 steps, the most that one run may take");
         let mut loops = Loops::default();
         loops.enter(&"l".into());
         let steps = (0..MAX_STEPS).take_while(|_| loops.step(&made).is_ok()).count();
