@@ -128,7 +128,7 @@ impl Error {
                 let how = if of("com.microsoft") || of("com.ms.") {
                     "export the model without ONNX Runtime's optimizer, or take the file from before it"
                 } else if operators.iter().all(|(op, ..)| !op.contains('.')) {
-                    "export the model in operators of ONNX version 17 to 21, as inference models have them"
+                    "they are not supported: export the model in other operators, or cut them off it"
                 } else {
                     "export the model without operators of its own"
                 };

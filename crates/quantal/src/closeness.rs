@@ -51,3 +51,20 @@ pub(crate) fn add_outputs(sums: &mut SqnrSums, reference: &[(String, Tensor)], o
 pub(crate) fn highest(scores: &[f32]) -> usize {
     (0..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_without_scores_counts_as_any_other() {
+        let outputs = |boxes: &[f32], scores: &[f32]| {
+            let of = |name: &str, t: &[f32]| (name.to_owned(), Tensor::from_slice(&[t.len()], t).unwrap());
+            [of("boxes", boxes), of("scores", scores)]
+        };
+        let mut closeness = Closeness::default();
+        closeness.add(&outputs(&[], &[1.0, 2.0]), &outputs(&[], &[1.0, 2.5]), None).unwrap();
+        closeness.add(&outputs(&[3.0, 1.0], &[1.0]), &outputs(&[1.0, 3.0], &[1.0]), None).unwrap();
+        assert_eq!((closeness.samples, closeness.agreeing), (2, 1));
+    }
+}

@@ -40,12 +40,11 @@ pub fn evaluate(session: &mut Session, data: &Dataset, progress: &mut dyn Progre
     Ok(Evaluation { top1: a.top1, top5: a.top5, count: a.count, top1_ci95: a.ci95, ranks })
 }
 
-/// The scores of one sample: the first output as floats.
+/// The scores of one sample: the first output as floats. None where nothing was found, as by a detector on some images.
 pub(crate) fn scores(outputs: &[(String, Tensor)]) -> Result<Vec<f32>, Error> {
     let Some((name, tensor)) = outputs.first() else { return Err(Error::job("the model has no outputs", "")) };
     tensor
         .to_f32_vec()
-        .filter(|s| !s.is_empty())
         .ok_or_else(|| Error::job(format!("output `{}` ({}) holds no scores", name.escape_debug(), tensor.dtype()), ""))
 }
 
