@@ -1,15 +1,16 @@
 //! Operators of ONNX Runtime's optimizer (com.microsoft) to the standard operators that they stand for.
 //!
-//! ONNX Runtime fuses a transformer's nodes into operators of its own, and files with them are handed out. Most are sums
-//! of a few standard operators, so they are written out as those: one set of rules then folds, fuses and quantizes them,
-//! and no rule needs to know both spellings. Two rooms ask for it. Compiling expands a copy of the graph
-//! ([`Purpose::Running`]), so a file runs as it came and its coverage speaks of the nodes of the file. `quantize` expands
-//! the graph that it will write ([`Purpose::Quantizing`]), since weights and activations inside of a fused node cannot be
-//! quantized there. A graph that nobody quantizes is never changed: import and export know nothing of this.
+//! ONNX Runtime fuses a transformer's nodes into operators of its own, and models are published in that form. Most of
+//! these operators are compositions of a few standard ones and are expanded into them: one set of rules then folds,
+//! fuses and quantizes both forms. There are two callers. Compiling expands a copy of the graph ([`Purpose::Running`]),
+//! and its coverage reports the nodes of the file. `quantize` expands the graph that it will write
+//! ([`Purpose::Quantizing`]), since weights and activations inside a fused node cannot be quantized there. Import and
+//! export never expand.
 //!
-//! What is no sum of standard operators has a kernel of its own and stays: the activations of one input (a table of
-//! codes), `SimplifiedLayerNormalization`, `GroupQueryAttention`, `RotaryEmbedding` and `GatherBlockQuantized`. So does
-//! `DynamicQuantizeLSTM` when quantizing: as an LSTM in float its weights would grow fourfold and gain nothing.
+//! An operator that is no such composition has a kernel of its own and stays: activations of one input (lookup tables),
+//! `SimplifiedLayerNormalization`, `GroupQueryAttention`, `RotaryEmbedding` and `GatherBlockQuantized`. When
+//! quantizing, `DynamicQuantizeLSTM` stays too: as a float LSTM its weights would take four times the space and gain
+//! nothing.
 //!
 //! Source: ONNX Runtime, `docs/ContribOperators.md`, and what its CPU does where that says nothing.
 
@@ -29,9 +30,9 @@ use std::collections::BTreeMap;
 /// What the expanded graph is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
-    /// It runs and is thrown away: everything that has no kernel is expanded.
+    /// It is compiled and dropped: every operator without a kernel of its own is expanded.
     Running,
-    /// It is quantized and written: only what gains by it is expanded.
+    /// It is quantized and written: operators that gain nothing by it stay.
     Quantizing,
 }
 

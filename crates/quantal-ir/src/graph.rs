@@ -149,7 +149,7 @@ pub struct Graph {
     pub opsets: BTreeMap<String, i64>,
     /// Values fed from outside, in order, initializers excluded.
     pub inputs: Vec<ValueId>,
-    /// Values handed out, in order.
+    /// The graph's outputs, in order.
     pub outputs: Vec<ValueId>,
     /// In a subgraph, the values that stand for what it reads from the graph around it. Which those are, the node says
     /// that holds the subgraph ([`Node::subgraphs`]); their names here are those of the file that was read.
@@ -214,7 +214,7 @@ impl Graph {
         self.nodes[id.0 as usize].as_ref().expect("the node was removed")
     }
 
-    /// The same, to change. What it then reads and makes is known when the guard goes.
+    /// A node, to be changed. Producers and read counts are updated when the guard is dropped.
     ///
     /// # Panics
     /// If it was removed.
@@ -237,7 +237,7 @@ impl Graph {
         &self.values[id.0 as usize]
     }
 
-    /// The same, to change; not its name.
+    /// A value, to be changed; its name must stay.
     pub fn value_mut(&mut self, id: ValueId) -> &mut Value {
         &mut self.values[id.0 as usize]
     }
@@ -338,8 +338,8 @@ impl Graph {
         }
     }
 
-    /// Lets the node that makes `old` make `new` instead, and whoever else reads `old` read `new`: the way in which a value
-    /// takes over the name under which it is handed out. False if no node makes `old`.
+    /// Makes the producer of `old` produce `new`, and every reader of `old`, the graph outputs included, read `new`: so
+    /// a value takes over the name of a graph output. False if no node produces `old`.
     pub fn rename_output(&mut self, old: ValueId, new: ValueId) -> bool {
         let Some(maker) = self.producer(old) else { return false };
         for o in self.node_mut(maker).outputs.iter_mut().flatten().filter(|o| **o == old) {
@@ -363,7 +363,7 @@ impl Graph {
         uses
     }
 
-    /// Whether a value is handed out.
+    /// Whether a value is a graph output. Searches the list of outputs.
     pub fn is_output(&self, v: ValueId) -> bool {
         self.outputs.contains(&v)
     }
@@ -448,7 +448,8 @@ impl Graph {
         }
     }
 
-    /// Removes nodes none of whose outputs are read or handed out, until there are none.
+    /// Removes nodes none of whose outputs are read or graph outputs, and what only those read. The nodes must be in an
+    /// order in which they can run ([`Graph::sort`]), or some are left. Gives their number.
     pub fn remove_unread_nodes(&mut self) -> usize {
         let mut handed_out = vec![false; self.values.len()];
         for v in &self.outputs {

@@ -326,7 +326,7 @@ impl Importer<'_> {
         Ok(())
     }
 
-    /// The attributes of a node. What its subgraphs read from around it is then at hand in `scope`.
+    /// The attributes of a node. The values that its subgraphs capture are declared in `scope` afterwards.
     fn attributes(&mut self, p: &Pending, scope: &mut Scope, outer: &mut Vec<Scope>) -> Result<Attrs, ImportError> {
         let mut attrs = Attrs::new();
         for a in &p.proto.attribute {

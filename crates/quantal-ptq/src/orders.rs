@@ -1,9 +1,10 @@
-//! Values that are read by their ratio: what a logarithm, a root or a division reads.
+//! Values whose relative error counts: the inputs of logarithms and roots, and divisors.
 //!
-//! Such an operator brings small values out as much as large ones, and one scale has nothing to say about values below
-//! its step. A log-mel front end is the worst case: energies over eight orders of magnitude, of which a byte holds two
-//! and a half. So each value that leads there without a squashing function between (the power, the spectrum) is looked
-//! at by the binary logarithm of its magnitudes, and what rounding would do to their ratios is told from that.
+//! Such an operator depends on small values as much as on large ones, and one scale rounds all values below half its
+//! step to zero. A log-mel front end is the worst case: energies span eight orders of magnitude, of which 8 bits hold
+//! two and a half. So each of these values, and each value that leads to one without a squashing function between (the
+//! power, the spectrum), gets a histogram of the binary logarithm of its magnitudes. The SQNR of the operator's result
+//! after rounding is estimated from it.
 
 use crate::observer::Range;
 use quantal_ir::graph::Uses;
@@ -80,7 +81,7 @@ impl Orders {
     }
 }
 
-/// An operator that brings out ratios of one of its inputs.
+/// An operator whose result depends on the relative error of one of its inputs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Reader {
     value: ValueId,

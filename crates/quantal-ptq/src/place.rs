@@ -98,8 +98,8 @@ pub fn place(graph: &Graph, recipe: &Recipe) -> Result<Placement> {
     place_except(graph, recipe, &refusals(graph, recipe)?)
 }
 
-/// The nodes that have an integer form by their operator and that the compiler runs in float, with its reasons. It is
-/// asked with numbers of no meaning: those of calibration can add to these ([`refused_in`]).
+/// The nodes whose operator has an integer form and that the compiler still runs in float, with its reasons. It
+/// compiles with placeholder qparams; those of calibration can add refusals ([`refused_in`]).
 pub(crate) fn refusals(graph: &Graph, recipe: &Recipe) -> Result<BTreeMap<NodeId, String>> {
     let mut refused = BTreeMap::new();
     loop {
@@ -112,7 +112,8 @@ pub(crate) fn refusals(graph: &Graph, recipe: &Recipe) -> Result<BTreeMap<NodeId
     }
 }
 
-/// The same as [`place`], with the nodes of `exceptions` in float for the reasons given. The compiler is not asked.
+/// Decides where integers go, with the nodes of `exceptions` in float for the reasons given. Unlike [`place`] it does
+/// not ask the compiler what it would refuse.
 pub fn place_except(graph: &Graph, recipe: &Recipe, exceptions: &BTreeMap<NodeId, String>) -> Result<Placement> {
     // A QuantizeLinear or DequantizeLinear that could not be taken out runs as it is.
     let stays = |op| form::is_quantize(op) || form::is_dequantize(op);

@@ -168,7 +168,8 @@ impl Prepared {
         }
     }
 
-    /// The same for a trial beside many others, without asking the compiler again about what it refused to run in integers.
+    /// Decides and writes the QDQ graph of one trial among many, as [`Prepared::quantize`] does, but without compiling
+    /// it to learn of further refusals.
     pub(crate) fn attempt(&self, float: &BTreeMap<NodeId, String>) -> Result<Quantized> {
         let mut exceptions = self.refused.clone();
         exceptions.extend(float.clone());
@@ -263,8 +264,8 @@ impl Prepared {
         found
     }
 
-    /// The nodes that would read codes of what was float when calibration looked: a stream that is back in codes beyond a
-    /// branch that has none. Such values have no range.
+    /// The nodes that would read quantized values which were float during calibration and so have no range: a residual
+    /// stream that is quantized again behind a branch that is not.
     fn unseen(&self, placement: &Placement, uses: &Uses, heads: &Heads) -> BTreeMap<NodeId, String> {
         let Self { graph, calibration, .. } = self;
         let seen = |v: &ValueId| graph.value(*v).constant.is_some() || calibration.observed.contains_key(v);

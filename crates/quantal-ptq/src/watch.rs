@@ -177,7 +177,8 @@ impl<'a> Runs<'a> {
         Ok(looked)
     }
 
-    /// The same for a `look` that is long or takes memory of its own: one sample after the other, each on all threads.
+    /// One pass for a `look` that is long or takes memory of its own: one sample after the other, each on all threads.
+    /// Gives the number of samples.
     pub fn watch_in_turn(
         &mut self,
         stage: &str,
@@ -226,8 +227,8 @@ fn at_once(bytes: usize, unused: usize, threads: usize) -> usize {
     (most / bytes.max(1)).clamp(1, threads.max(1))
 }
 
-/// Looks at a value; where it is not finite, once more with zeros in place of what is not. Says then whether an infinity
-/// was among it.
+/// Calls `look` on a value, and once more with zeros for NaN and infinities if it is not finite. `None` if it is
+/// finite, else whether it holds an infinity.
 fn whole(
     seen: &Watched<'_>,
     look: &mut dyn FnMut(&Watched<'_>) -> Seen,
@@ -239,7 +240,7 @@ fn whole(
     let infinite = values.iter().any(|x| x.is_infinite());
     let finite: Vec<f32> = values.into_iter().map(|x| if x.is_finite() { x } else { 0.0 }).collect();
     let tensor = Tensor::from_slice(seen.tensor.shape(), &finite)?;
-    // Zeros are finite, so that nothing is left to refuse but sums that overflow.
+    // All values are finite now: what may still be refused is a sum that overflows.
     let _ = look(&Watched { tensor: &tensor, ..*seen })?;
     Ok(Some(infinite))
 }

@@ -60,7 +60,7 @@ pub(super) fn attention(p: &mut Parts<'_>) -> Result<(), Refusal> {
         |v: Option<ValueId>| v.is_none_or(|v| p.graph.constant(Some(v)).is_some_and(|t| t.dtype() == DType::F32));
     let bias = p.node.input(2);
     let [q, k, v] = if fixed(Some(w)) && fixed(bias) {
-        // Apart, each gets scales of its own.
+        // Three products, so that queries, keys and values each get a scale of their own.
         three_products(p, x, w, bias, &sizes)?
     } else {
         let product = p.op(Op::MatMul, &[x, w], Attrs::new());
@@ -69,7 +69,7 @@ pub(super) fn attention(p: &mut Parts<'_>) -> Result<(), Refusal> {
     stacked(p, [q, k, v], p.node.input(3), p.node.input(4), p.node.input(5))
 }
 
-/// `QAttention`: the same with the input and its weights in codes.
+/// `QAttention`: an `Attention` whose input and weights are quantized.
 pub(super) fn quantized(p: &mut Parts<'_>) -> Result<(), Refusal> {
     refuse_flags(p, &["do_rotary", "past_present_share_buffer"])?;
     let x = Codes { data: p.input(0, "the input")?, scale: p.input(3, "input_scale")?, zero_point: p.node.input(6) };
@@ -292,7 +292,7 @@ fn core(p: &mut Parts<'_>, c: &Core) -> Result<(), Refusal> {
         given => given,
     };
     let q = apart(p, c.q, c.heads, [0, 2, 1, 3])?;
-    // Keys that nobody else wants are turned once.
+    // Keys that are no output are brought to [batch, heads, size, keys] by one Transpose.
     let keys = match c.k {
         Side::Rows(k) if c.past.is_none() && c.present.is_none() => apart(p, k, c.heads, [0, 2, 3, 1])?,
         side => {
@@ -319,8 +319,8 @@ fn core(p: &mut Parts<'_>, c: &Core) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What is added to scores of `q`, `[batch, heads, queries, size]`, and `keys`, `[batch, heads, size, keys]`, for keys that may not
-/// be seen.
+/// What is added to the scores of keys that are masked: `q` is `[batch, heads, queries, size]`, `keys` is
+/// `[batch, heads, size, keys]`. `None` without a mask.
 fn mask(
     p: &mut Parts<'_>,
     c: &Core,

@@ -1,4 +1,4 @@
-//! Products of transposed operands, and of codes.
+//! Products of transposed operands, and of quantized ones.
 
 use super::{Parts, Refusal};
 use crate::attrs::{Attr, Attrs};
@@ -81,8 +81,8 @@ pub(super) struct Codes {
     pub(super) zero_point: Option<ValueId>,
 }
 
-/// The float product of codes. Scales that are constant make it a product of two dequantized tensors, as a QDQ model
-/// has it; those that are computed while running, a product of integers that is scaled.
+/// The float product of two quantized operands: where both scales are constant, a MatMul of two DequantizeLinear as in
+/// a QDQ model; otherwise a MatMulInteger, multiplied by the scales.
 pub(super) fn of_codes(p: &mut Parts<'_>, a: Codes, b: Codes) -> Result<ValueId, Refusal> {
     let fixed = |v: ValueId| p.graph.value(v).constant.is_some();
     if fixed(a.scale) && fixed(b.scale) {
@@ -126,7 +126,8 @@ fn biased(p: &mut Parts<'_>, product: ValueId, bias: Option<ValueId>) {
     }
 }
 
-/// A product of codes in float, as ONNX Runtime fuses it from dynamic quantization.
+/// `MatMulIntegerToFloat`: the float product of two quantized operands, as ONNX Runtime fuses it from dynamic
+/// quantization.
 pub(super) fn matmul_integer_to_float(p: &mut Parts<'_>) -> Result<(), Refusal> {
     let a = Codes { data: p.input(0, "A")?, scale: p.input(2, "a_scale")?, zero_point: p.node.input(4) };
     let b = Codes { data: p.input(1, "B")?, scale: p.input(3, "b_scale")?, zero_point: p.node.input(5) };
@@ -135,7 +136,7 @@ pub(super) fn matmul_integer_to_float(p: &mut Parts<'_>) -> Result<(), Refusal> 
     Ok(())
 }
 
-/// The same, where the left side is quantized while running.
+/// `DynamicQuantizeMatMul`: A is quantized at run time by `DynamicQuantizeLinear`, B is quantized in the model.
 pub(super) fn dynamic_quantize_matmul(p: &mut Parts<'_>) -> Result<(), Refusal> {
     let x = p.input(0, "A")?;
     let b = Codes { data: p.input(1, "B")?, scale: p.input(2, "b_scale")?, zero_point: p.node.input(3) };

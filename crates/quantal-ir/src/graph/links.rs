@@ -1,5 +1,5 @@
-//! Who makes and who reads each value, kept true through every edit: a rewrite asks at each node, and may not walk over
-//! all of them.
+//! The producer and the readers of each value, updated with every edit: a rewrite asks for them at each node, and may
+//! not walk over the whole graph for the answer.
 
 use super::{Graph, Node, NodeId, ValueId};
 use std::ops::{Deref, DerefMut};
@@ -9,7 +9,7 @@ use std::ops::{Deref, DerefMut};
 pub(super) struct Links {
     pub(super) producer: Vec<Option<NodeId>>,
     pub(super) read_count: Vec<usize>,
-    /// Every reader, and nodes that read the value once: to take one out would be a search.
+    /// Every reader, and nodes that no longer read the value: taking one out would need a search.
     readers: Vec<Vec<NodeId>>,
     /// Number of nodes that are there.
     pub(super) nodes: usize,
@@ -24,7 +24,7 @@ impl Links {
 }
 
 impl Graph {
-    /// Counts in what a node reads and makes.
+    /// Records a node as producer of its outputs and reader of its inputs and captures.
     pub(super) fn link(&mut self, id: NodeId) {
         let Some(node) = &self.nodes[id.0 as usize] else { return };
         let links = &mut self.links;
@@ -38,7 +38,7 @@ impl Graph {
             if readers.last() == Some(&id) {
                 continue;
             }
-            // Former readers are swept out when they are more than half, so that each costs one step in the end.
+            // Former readers are removed once they are more than half of the list: amortized, one step each.
             if readers.len() > 2 * links.read_count[v.0 as usize] + 8 {
                 let reads = |r: &NodeId| self.nodes[r.0 as usize].as_ref().is_some_and(|n| n.reads().any(|w| w == v));
                 readers.sort_unstable();
@@ -49,7 +49,7 @@ impl Graph {
         }
     }
 
-    /// Counts out what a node reads and makes.
+    /// Takes back what [`Graph::link`] recorded of a node, except its place in the lists of readers.
     pub(super) fn unlink(&mut self, id: NodeId) {
         let Some(node) = &self.nodes[id.0 as usize] else { return };
         let links = &mut self.links;
@@ -65,7 +65,7 @@ impl Graph {
         }
     }
 
-    /// The nodes that read a value, each once, to make them read another one.
+    /// The nodes that read a value, each once. Their list is emptied: each must be made to read another value.
     pub(super) fn take_readers(&mut self, v: ValueId) -> Vec<NodeId> {
         let mut readers = std::mem::take(&mut self.links.readers[v.0 as usize]);
         readers.sort_unstable();
@@ -75,7 +75,7 @@ impl Graph {
     }
 }
 
-/// A node of a graph that is being changed. When it goes, the graph counts what the node reads and makes by then.
+/// A node of a graph that is being changed. When the guard is dropped, producers and readers are updated.
 pub struct NodeMut<'g> {
     graph: &'g mut Graph,
     id: NodeId,

@@ -1,4 +1,5 @@
-//! Takes out nodes that hand their input on: Identity, Dropout at inference, Cast to the type that is there already.
+//! Takes out nodes that pass their input through: Identity, Dropout at inference, Cast to the type that is there
+//! already.
 
 use super::PassError;
 use crate::graph::{Graph, NodeId};

@@ -1,8 +1,9 @@
 //! Makes float32 of every float16 and bfloat16 value inside a graph: integers and the float kernels begin from float32.
 //!
-//! Each half is a float32 exactly, and what a node computes is only rounded less often, as in ONNX Runtime on a CPU. The
-//! half type stays where others see it: at the inputs and outputs of the graph, at values that a subgraph reads, and around
-//! nodes that are handed on as they came (those with subgraphs, unknown operators). A Cast stands at each such place.
+//! Each half is a float32 exactly, and what a node computes is only rounded less often, as in ONNX Runtime on a CPU.
+//! The half type stays where it is visible outside: at the inputs and outputs of the graph, at values that a subgraph
+//! captures, and at the inputs and outputs of nodes with subgraphs and of unknown operators. A Cast stands at each such
+//! place.
 
 use super::{Change, PassError};
 use crate::attrs::{Attr, Attrs};
@@ -51,7 +52,7 @@ pub fn widen_half(graph: &mut Graph) -> Result<Vec<Change>, PassError> {
     Ok(changes)
 }
 
-/// Nodes that are handed on as they came: what they read and make keeps its type.
+/// Whether a node is exported as it was read, so that its inputs and outputs keep their types.
 fn keeps_types(node: &Node) -> bool {
     node.op == Op::Opaque || node.attrs.graphs().next().is_some()
 }

@@ -182,7 +182,7 @@ struct Extraction {
     plan: QuantPlan,
     taken: Vec<String>,
     clamps: Vec<Clamp>,
-    /// The nodes that hand floats out under the name of an output.
+    /// The Identity nodes that give floats the name of a graph output, for now.
     handed_out: Vec<NodeId>,
     /// Who made and read each value when this began.
     uses: Uses,
@@ -206,7 +206,7 @@ impl Extraction {
             self.graph.replace_value(y, float);
             return Ok(());
         }
-        // The name under which a value leaves the graph stays.
+        // The names of graph outputs stay.
         if let Some(tensor) = self.graph.constant(Some(float)).map(|t| (**t).clone()) {
             self.graph.set_constant(y, tensor);
             if let Some(encoding) = self.plan.encodings.get(&float).cloned() {
@@ -220,7 +220,7 @@ impl Extraction {
         Ok(())
     }
 
-    /// Lets the nodes that make what leaves the graph do so under the name that it has outside.
+    /// Replaces those Identity nodes where the node before can make the graph output itself.
     fn name_outputs(&mut self) {
         for id in std::mem::take(&mut self.handed_out) {
             let node = self.graph.node(id);
@@ -406,8 +406,8 @@ impl Extraction {
         if (v.0 as usize) < self.fresh { self.uses.readers(v) } else { &[] }
     }
 
-    /// The same for one range; `cuts` says at which ends something can be cut off, `is_whole` whether it is all that the type
-    /// can hold.
+    /// `x` clamped to one range, `ends`. `cuts` says which of the two ends `x` can exceed, `is_whole` whether the range
+    /// is that of the quantized type, so that every reader of the pair's QuantizeLinear has it.
     fn clamped_by_one(
         &mut self,
         x: ValueId,

@@ -10,8 +10,8 @@ use quantal_runtime::{Mode, Status, compile};
 use quantal_tensor::{Granularity, QParams};
 use std::collections::BTreeMap;
 
-/// The nodes that `placement` has in integers and the compiler in float, with its reasons. Encodings without numbers get
-/// some of no meaning.
+/// The nodes that `placement` has in integers and the compiler in float, with its reasons. Encodings without qparams
+/// get placeholders.
 pub(super) fn refused(graph: &Graph, placement: &Placement) -> Result<BTreeMap<NodeId, String>> {
     if placement.plan.encodings.is_empty() {
         return Ok(BTreeMap::new());
