@@ -151,8 +151,10 @@ pub fn extract_qdq(graph: &Graph) -> Result<Extracted, QdqError> {
 
     let Extraction { mut graph, plan, taken: values, clamps, .. } = extraction;
     taken.extend(values);
-    graph.remove_unread_nodes();
+    // Sorted first: only then are all nodes found that nobody reads.
     graph.sort()?;
+    graph.remove_unread_nodes();
+    let clamps = clamps.into_iter().filter(|c| graph.contains(c.node)).collect();
     Ok(Extracted { graph, plan, taken, clamps })
 }
 
