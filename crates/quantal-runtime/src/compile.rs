@@ -582,8 +582,8 @@ impl<'g> Lowering<'g> {
     }
 }
 
-/// The steps that are left, each with the slots that nobody reads after it. What is looked at is so when it is made, and
-/// need not be held.
+/// The steps that are left, each with the slots that nobody reads after it. An observed value is shown when it is made
+/// and need not be kept alive.
 fn with_frees(steps: Vec<Option<StepRow>>, slots: usize, handed_out: &[SlotId], looked_at: &[SlotId]) -> Vec<StepRow> {
     let mut read_later = vec![false; slots];
     for slot in handed_out {

@@ -88,8 +88,8 @@ fn status_of(id: NodeId, parts: Vec<Row>) -> Status {
     parts.into_iter().map(|part| part.status).min_by_key(rank).unwrap_or(Status::Folded)
 }
 
-/// The operators of a graph and its subgraphs that are not known here, with the number of their nodes and the name of the
-/// first one, among the nodes that `counts` lets through.
+/// The operators of a graph and its subgraphs that are not known here, among the nodes that `counts` lets through: each
+/// with the number of its nodes and the name of the first one.
 pub(crate) fn unknown_operators(graph: &Graph, counts: impl Fn(&Node) -> bool) -> Vec<(String, usize, String)> {
     let mut found: Vec<(String, usize, String)> = Vec::new();
     gather(graph, &counts, &mut found);

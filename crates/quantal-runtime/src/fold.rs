@@ -8,19 +8,21 @@ use quantal_tensor::Tensor;
 use quantal_tensor::tensor::element_count;
 use std::sync::Arc;
 
-/// A folded result may be this many times larger than its inputs …
+/// A folded result may be this many times larger than its inputs.
 const GROWTH: usize = 16;
-/// … or this large in any case, but never larger than `MOST_BYTES`: the model file would grow by as much.
+/// A folded result of up to this many bytes may be larger than that.
 const FREE_BYTES: usize = 1 << 20;
+/// No result above this many bytes goes into a graph that is written: the model file would grow by as much.
 const MOST_BYTES: usize = 64 << 20;
 
-/// What folding may take in one graph, beside nodes that are next to nothing: bytes read and written …
+/// Bytes that the folded nodes of one compilation may read and write together, small nodes apart; nodes beyond run with
+/// the rest of the model.
 const SPENT_BYTES: usize = 1 << 30;
-/// … and multiply-accumulates. Some seconds together; nodes beyond run with the rest of the model.
+/// Multiply-accumulates that they may do together.
 const SPENT_MACS: u64 = 8 << 30;
-/// Bytes of a node that is next to nothing, the arithmetic of shapes for one …
+/// A node that reads and writes up to this many bytes is small, such as the arithmetic of shapes.
 const SMALL_BYTES: usize = 4 << 10;
-/// … and its multiply-accumulates.
+/// A small node does at most this many multiply-accumulates.
 const SMALL_MACS: u64 = 1 << 16;
 
 /// What folding has spent.
@@ -55,8 +57,8 @@ pub fn fold_constants(graph: &mut Graph, isa: Isa) -> Result<Vec<String>> {
         if quantizes(node.op) {
             continue;
         }
-        // Its output is a constant since import, of whatever size: nothing grows. Left where it is, the node would stay in
-        // the file beside the codes that are made of it.
+        // Import has made a constant of its output, whatever its size: nothing grows. If the node stayed, the file
+        // would hold it beside the quantized weights made from it.
         let known = |v: &Option<ValueId>| v.is_none_or(|v| graph.value(v).constant.is_some());
         if node.op == Op::Constant && node.outputs.iter().all(known) {
             folded.push(node.name.to_string());
@@ -123,15 +125,15 @@ pub(crate) fn evaluate(
     (made <= most && spent.take(made.saturating_sub(expected), 0)).then_some(results)
 }
 
-/// Multiply-accumulates of a node; where shapes do not tell, as many as if each element of an input met each of the next.
+/// Multiply-accumulates of a node; where shapes do not tell, the product of the element counts of its inputs.
 fn macs(graph: &Graph, id: NodeId, inputs: &[Option<Arc<Tensor>>]) -> u64 {
     cost::macs(graph, id).unwrap_or_else(|| {
         inputs.iter().flatten().map(|t| t.len().max(1) as u64).try_fold(1, u64::checked_mul).unwrap_or(u64::MAX)
     })
 }
 
-/// Whether a node makes random numbers: a Dropout that trains, and those made for it. Their numbers are the same in each
-/// run here, but a file that holds them would have no random numbers anywhere.
+/// Whether a node makes random numbers: a source of them, or a Dropout that may train. Their numbers are the same in
+/// each run here, but folded into a file they would be fixed in every other runtime as well.
 fn is_random(node: &Node) -> bool {
     let source = matches!(
         node.op,

@@ -98,7 +98,7 @@ macro_rules! kernels {
                 match node.op {
                     $($(Op::$op)|* => $module::$variant::prepare(node, opset).map(Self::$variant),)*
                     Op::If | Op::Loop | Op::Scan => Err(OpError::Unsupported(format!("{} here", node.op_name()))),
-                    // These are written out as standard operators before anything runs; one that is left has no such form.
+                    // Written out as standard operators before anything runs; one that is left has no such form.
                     Op::BiasGelu | Op::DynamicQuantizeLstm | Op::DynamicQuantizeMatMul | Op::EmbedLayerNormalization
                     | Op::FusedConv | Op::FusedGemm | Op::FusedMatMul | Op::MatMulIntegerToFloat | Op::MatMulNBits
                     | Op::MsAttention | Op::MultiHeadAttention | Op::QAttention | Op::SkipLayerNormalization

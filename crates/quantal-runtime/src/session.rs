@@ -90,7 +90,8 @@ impl Session {
         self.pool.peak_bytes()
     }
 
-    /// How many times that a session may hold, with the buffers that it keeps for the next run.
+    /// A session holds at most this many times [`peak_bytes`](Self::peak_bytes), the buffers kept for the next run
+    /// included.
     pub const HELD_RATIO: usize = 1 + KEPT_RATIO;
 
     /// Runs the program once: named tensors in, the outputs in the model's order out.
@@ -98,8 +99,8 @@ impl Session {
         self.observed(feeds, &[], None, None)
     }
 
-    /// The same, and calls `tap` with each of the values in `taps` as it is made: as float32, in the standard layout. They
-    /// must be among those that the program was compiled to keep ([`crate::compile_observed`]).
+    /// Runs the program once and calls `tap` with each of the values in `taps` as it is made: as float32, in the
+    /// standard layout. They must be among those that the program was compiled to keep ([`crate::compile_observed`]).
     pub fn run_taps(
         &mut self,
         feeds: &[(String, Tensor)],

@@ -1,8 +1,7 @@
-//! Names of dimensions that do not hold: a model may call two sizes by one name (some exporters call every free size `?`
-//! or `N`), and a name is no more than a hint.
+//! Names of dimensions that do not hold: some exporters call every free size `N`, so a name is only a hint.
 //!
-//! Programs are compiled in the belief that one name is one size. Where feeds say otherwise, the graph is compiled anew
-//! without the names that fail.
+//! Programs are compiled in the belief that one name is one size. Where the feeds give the inputs two sizes for one
+//! name, the graph is compiled again without that name.
 
 use crate::compile::{Mode, compile_observed};
 use crate::error::Result;

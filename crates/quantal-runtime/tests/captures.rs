@@ -1,5 +1,5 @@
-//! Rewrites of values that a subgraph reads from around it. Each is run as it was, rewritten, and rewritten, written and
-//! read again; expected values are by hand.
+//! Rewrites of values that a subgraph reads from around it. Each graph is run as it was, then rewritten, then written
+//! and read again; expected values are by hand.
 
 use quantal_ir::qdq::{Extracted, expand_qoperators, extract_qdq, insert_qdq};
 use quantal_ir::{Attr, Attrs, Dim, Encoding, Graph, Node, Op, Params, QuantPlan, ValueId, passes};

@@ -1,4 +1,4 @@
-//! How close the outputs of two models are. The reference is the model as it came, run as it came: a rewritten one would
+//! How close the outputs of two models are. The reference is the model as it came, not its rewritten graph, which would
 //! hide what the rewrite did.
 
 use crate::error::Error;

@@ -40,7 +40,7 @@ pub fn evaluate(session: &mut Session, data: &Dataset, progress: &mut dyn Progre
     Ok(Evaluation { top1: a.top1, top5: a.top5, count: a.count, top1_ci95: a.ci95, ranks })
 }
 
-/// The scores of one sample: the first output as floats. None where nothing was found, as by a detector on some images.
+/// The scores of one sample: the first output as floats. Empty where a detector found nothing.
 pub(crate) fn scores(outputs: &[(String, Tensor)]) -> Result<Vec<f32>, Error> {
     let Some((name, tensor)) = outputs.first() else { return Err(Error::job("the model has no outputs", "")) };
     tensor

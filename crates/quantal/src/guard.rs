@@ -1,11 +1,11 @@
-//! Trials that stand for themselves: one that fails, by an error or by a panic, does not take the others with it.
+//! Independent trials: one that fails, by an error or by a panic, does not end the others.
 
 use crate::error::Error;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Does a job; a panic in it is an [`Error::Internal`]. What the job changed may be half done: only for what is thrown
-/// away after a failure, or made anew.
+/// Does a job; a panic in it is an [`Error::Internal`]. The job may leave what it changes half done, so it may only
+/// change what is dropped or made again after a failure.
 pub(crate) fn guarded<T>(job: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|panic| Err(Error::Internal { message: message(&*panic) }))
 }

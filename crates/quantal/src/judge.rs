@@ -19,17 +19,17 @@ use serde::Serialize;
 pub struct Outcome {
     /// Share of labelled samples whose label has the highest score, 0 to 1; `None` without labels.
     pub top1: Option<f64>,
-    /// Points of top-1 lost against the float model: negative if more answers are right.
+    /// Points of top-1 lost against the model as it came: negative if more answers are right.
     pub drop: Option<f64>,
     /// Answers that are right for one of the two models alone.
     pub changed: Option<usize>,
-    /// Share of samples whose highest score is the same as in float.
+    /// Share of samples whose highest score is that of the model as it came.
     pub agreement: f64,
     /// SQNR of the outputs, in decibels.
     pub sqnr_db: f64,
     /// Least time of one sample, in milliseconds.
     pub ms: f64,
-    /// The same for the float model, in turns with it.
+    /// Least time of one sample in the rewritten float model, timed in turns with it, in milliseconds.
     pub float_ms: f64,
     /// The part of multiply-accumulates that runs in integers, 0 to 1, where shapes are known.
     pub integer_mac_share: Option<f64>,
@@ -40,7 +40,7 @@ pub(crate) struct Judge<'a> {
     data: &'a Dataset,
     members: Vec<usize>,
     engine: Engine,
-    /// The rewritten float model, which times are told against.
+    /// The rewritten float model, whose time is the reference.
     float: &'a Model,
     answers: Vec<Answer>,
 }

@@ -83,12 +83,12 @@ impl Model {
         graph
     }
 
-    /// Writes the model, whole or not at all, and gives the size of what was written, external data included. The file is
-    /// read again, its shapes are inferred and it is compiled before it takes its name: one that cannot be loaded is never
-    /// left.
+    /// Writes the model, whole or not at all, and gives the bytes written, external data included. Before the file
+    /// takes its name it is read again, its shapes are inferred and it is compiled, so no file is left that cannot be
+    /// loaded.
     ///
     /// # Errors
-    /// If the file cannot be written, or is found to be no good.
+    /// If the file cannot be written, or cannot be loaded again.
     pub fn save(&self, path: &Path) -> Result<u64, Error> {
         let proto = quantal_ir::export(&self.graph)?;
         let source = self.graph.source.as_deref();

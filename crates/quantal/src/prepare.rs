@@ -31,8 +31,8 @@ pub(crate) fn canonical(graph: &Graph, data: &Dataset, engine: Engine) -> Result
     Ok((graph, changes))
 }
 
-/// Takes away the bounds that pairs left behind and that cut nothing in a part of the data: they are where a range ended
-/// that was chosen to hold all values, and would only lie between nodes that belong together.
+/// Takes away the bounds that pairs left behind and that cut nothing in [`CLAMP_SAMPLES`] samples: there the range was
+/// chosen to hold all values, and a clamp would only keep nodes from being fused.
 fn loosen_clamps(graph: &mut Graph, clamps: &[Clamp], data: &Dataset, engine: Engine) -> Result<(), Error> {
     let watched: BTreeMap<usize, ValueId> =
         clamps.iter().enumerate().filter_map(|(i, c)| Some((i, graph.node(c.node).input(0)?))).collect();

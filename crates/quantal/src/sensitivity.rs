@@ -33,8 +33,8 @@ pub struct SensitivityReport {
 /// What a choice does to the outputs.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct EffectRow {
-    /// SQNR of the outputs in decibels, against the model as it came where everything is quantized, else against its float
-    /// graph; infinite if nothing changes (`null` in JSON).
+    /// SQNR of the outputs in decibels: against the model as it came in `all`, against its float graph in rows of
+    /// nodes; infinite if nothing changes (`null` in JSON).
     pub sqnr_db: f64,
     /// Top-1, if all samples have labels, 0 to 1.
     pub top1: Option<f64>,

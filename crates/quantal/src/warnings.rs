@@ -14,7 +14,7 @@ pub struct Warning {
     pub advice: String,
 }
 
-/// Below this SQNR more than a tenth of the outputs is noise.
+/// At this SQNR the noise has a tenth of the amplitude of the outputs, and a hundredth of their energy.
 pub(crate) const LEAST_SQNR_DB: f64 = 20.0;
 /// Below this share of samples with the same highest score, answers change.
 pub(crate) const LEAST_AGREEMENT: f64 = 0.9;

@@ -1,5 +1,6 @@
-//! What the loops of one run may spend together, so that a loop without an end, or one that doubles what it carries, ends
-//! in a message within some seconds. It counts work and never time: what is refused is refused on every machine.
+//! What the loops of one run may spend together, so that a loop without an end, or one that doubles what it carries,
+//! ends in an error. Iterations, steps and the bytes that steps write are counted, never time: what is refused is
+//! refused on every machine.
 
 use crate::error::{Error, Result};
 use quantal_tensor::Tensor;

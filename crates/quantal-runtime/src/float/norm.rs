@@ -44,8 +44,8 @@ pub(super) fn lower(l: &mut Lowering<'_>, id: NodeId, reason: &Reason) -> Result
     Ok(true)
 }
 
-/// The elements of a constant of float32 that lies along rows of `axes` dimensions. One that is broadcast along a row, or
-/// differs between rows, is left to the operator as ONNX defines it.
+/// The elements of a float32 constant of the shape of one row, the last `axes` dimensions. `None` for one that is
+/// broadcast along a row or differs between rows: the plain operator computes it.
 fn along_row(l: &mut Lowering<'_>, v: Option<ValueId>, axes: usize) -> Result<Option<Vec<f32>>> {
     let Some(v) = v else { return Ok(None) };
     let whole = |shape: &[usize]| {

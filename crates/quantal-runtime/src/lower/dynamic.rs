@@ -1,8 +1,8 @@
 //! Products whose data are quantized by rows while running: the standard operators that say so, as one quantization and
 //! one product.
 //!
-//! The operators before a MatMulInteger were lowered one by one when they were met; once a product reads what they began
-//! with, nobody reads them, and their steps fall away.
+//! The operators before a MatMulInteger were lowered one by one when they were met. The product reads their source, so
+//! nothing reads their results, and their steps are dropped.
 
 use super::{Rule, codes};
 use crate::compile::Lowering;

@@ -198,8 +198,8 @@ fn flat_window(window: &Window) -> Window {
     }
 }
 
-/// Weights `[c_out, c, planes, h, w]` as those of an image whose channels are planes side by side: `[c_out, planes, c, h,
-/// w]`.
+/// Weights `[c_out, c, planes, h, w]` reordered to `[c_out, planes, c, h, w]`, those of an image whose channels are
+/// planes side by side.
 fn side_by_side(bytes: &[u8], shape: &[usize]) -> Vec<u8> {
     let [_, c, planes, rest @ ..] = shape else { return bytes.to_vec() };
     let taps: usize = rest.iter().product();

@@ -133,8 +133,8 @@ fn extended(what: &str, past: Option<&Tensor>, now: Tensor) -> Result<Tensor, Op
     Ok(out)
 }
 
-/// The first `before[b]` entries of the past of each batch entry `b`, and `now` behind them: at least `total` entries, and
-/// as many as the past has, which may be a buffer that is longer than what it holds. The rest is 0.
+/// For each batch entry `b`, the first `before[b]` positions of the past, then `now`, then zeros: at least `total`
+/// positions, and as many as the past has, which may be a buffer longer than what it holds.
 fn extended_range(
     what: &str,
     past: Option<&Tensor>,

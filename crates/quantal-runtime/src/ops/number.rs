@@ -16,8 +16,8 @@ pub(super) trait Number: Element {
     /// A size as a number of this type.
     fn from_size(n: usize) -> Self;
 
-    /// `y = a · b` for row-major `[m, k]`, `[k, n]` and `[m, n]`. In f32 each sum is a chain of fused multiply-adds, the
-    /// same bits for every instruction set; in other types, of products and sums.
+    /// `y = a · b` for row-major `[m, k]`, `[k, n]` and `[m, n]`. In f32 each sum is a chain of fused multiply-adds,
+    /// with the same bits on every instruction set; in other types, a chain of products and sums.
     fn product(
         y: &mut [Self],
         a: &[Self],

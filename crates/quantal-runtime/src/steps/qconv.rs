@@ -1,8 +1,8 @@
 //! Convolutions of 8-bit codes, channels-last.
 //!
-//! Kernels know images of two axes. Over three axes, the planes that a window sees are put side by side as channels, and
-//! each window along the third axis is an image. Padding that follows from an image's size is written around it first:
-//! packed weights hold where their taps lie.
+//! Kernels know images of two axes. Over three axes, the planes that a window sees are put side by side as channels,
+//! and each position of the window along the third axis is an image. Padding that follows from an image's size is
+//! written around the image first, since packed weights hold the offsets of their taps.
 
 use super::Env;
 use super::codes::{Codes, End, refused};
@@ -75,7 +75,8 @@ impl QConv {
         self.end.under().filter(|_| !added)
     }
 
-    /// Convolves `[N, D, H, W, C]`, `[N, H, W, C]` or `[N, W, C]`; `under` is the input that the result is [written over](Self::under).
+    /// Convolves `[N, D, H, W, C]`, `[N, H, W, C]` or `[N, W, C]`; `under` is the input that the result is
+    /// [written over](Self::under).
     pub(crate) fn run(&self, under: Option<Tensor>, inputs: &Inputs<'_>, env: &mut Env<'_>) -> Result<Tensor, OpError> {
         let begun = usize::from(self.end.under() == Some(0));
         let tensor = required(inputs, begun)?;

@@ -44,7 +44,7 @@ impl Sizes {
         Err(Error::usage(message, "give the dimension's name, or INPUT:AXIS with axes from 0, as in `x:2=48`"))
     }
 
-    /// The graph with these sizes for its inputs, and what follows from them.
+    /// The model with these sizes for its inputs, and the shapes that follow from them.
     pub fn bind(&self, model: &Model) -> Model {
         let mut graph = model.graph.clone();
         for d in free(&model.graph) {
@@ -125,9 +125,10 @@ impl Assumed {
     }
 }
 
-/// Inputs made up for timing: floats spread over −1 … 1, integers 0 and 1 (valid as ids and as masks). Free dimensions
-/// have the sizes asked for, else those of `assumed`: one size for one name, that of the batch where the name leads an
-/// input or says so, and for decoders with a cache one token after `free` others.
+/// Inputs made up for timing: float32 spread over −1 … 1, int32 and int64 all 1 (valid as ids and as masks), uint8 of
+/// any value, other types all 0. Free dimensions have the sizes asked for, else those of `assumed`: one size for one
+/// name, that of the batch where the name leads an input or says so, and for decoders with a cache one token after
+/// `free` others.
 ///
 /// # Errors
 /// If an input has no known type or rank, or the inputs would not fit in memory.
